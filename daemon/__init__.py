@@ -1,0 +1,1 @@
+"""The patchline service: frames in over ZeroMQ, one verdict per part out."""

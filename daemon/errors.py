@@ -1,0 +1,64 @@
+"""Every error the daemon raises on purpose.
+
+DaemonError
+├── ConfigError            config.toml: names the key's path, the value and the allowed range
+├── MessageError           a message that breaks the wire format; carries the reason of its verdict
+├── BindError              an address that can't be bound
+├── JournalError           the journal can't be opened, read or written
+├── ArchiveError           the archive can't be written
+├── ReloadError            a reload that failed; the running banks go on serving
+├── NotRunningError        no daemon answers at an address
+└── SenderError
+    ├── BufferFullError    FrameSender's own buffer is full and its policy is to raise
+    └── SenderClosedError
+"""
+
+from daemon.outcomes import Reason
+
+
+class DaemonError(Exception):
+    """Base of all errors raised by the daemon on purpose."""
+
+
+class ConfigError(DaemonError):
+    """Raised when config.toml has an unknown key, or a value of the wrong type or out of range."""
+
+
+class MessageError(DaemonError):
+    """Raised when a message breaks the wire format. `reason` is the reason of its `not_inspected` verdict."""
+
+    def __init__(self, message: str, reason: Reason = Reason.MALFORMED) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class BindError(DaemonError):
+    """Raised when an address can't be bound."""
+
+
+class JournalError(DaemonError):
+    """Raised when the journal can't be opened, read or written."""
+
+
+class ArchiveError(DaemonError):
+    """Raised when the archive can't be written."""
+
+
+class ReloadError(DaemonError):
+    """Raised when a reload fails; the running banks go on serving."""
+
+
+class NotRunningError(DaemonError):
+    """Raised when no daemon answers at an address."""
+
+
+class SenderError(DaemonError):
+    """Base of all errors about sending frames."""
+
+
+class BufferFullError(SenderError):
+    """Raised when FrameSender's own buffer is full and its policy is to raise."""
+
+
+class SenderClosedError(SenderError):
+    """Raised when a closed FrameSender is used."""

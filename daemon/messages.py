@@ -1,0 +1,249 @@
+"""The wire schema, version 1: frames in, verdicts and heat maps out, all msgpack, validated here and nowhere else.
+
+The README's section "Wire format" specifies each field for readers who write a camera or a controller.
+"""
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Final, Literal, Self
+
+import msgpack
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from daemon.errors import MessageError
+from daemon.outcomes import Outcome, Reason
+
+WIRE_VERSION: Final = 1
+MAX_HEADER_BYTES: Final = 4096
+CAMERA_PATTERN: Final = r"^[A-Za-z0-9_.-]{1,64}$"
+# A message whose header can't be read belongs to no camera; this name is outside the cameras' alphabet.
+NO_CAMERA: Final = "?"
+
+UInt64 = Annotated[int, Field(ge=0, lt=2**64)]
+Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+CameraName = Annotated[str, Field(pattern=CAMERA_PATTERN)]
+PartName = Annotated[str, Field(min_length=1, max_length=128)]
+
+VERDICT_TOPIC: Final = b"verdict/"
+HEATMAP_TOPIC: Final = b"heatmap/"
+
+
+class FrameHeader(BaseModel):
+    """The header of one frame. A part's identity is (camera, stream, seq)."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+    v: Literal[1]
+    camera: CameraName
+    stream: UInt64 | None = None
+    seq: UInt64
+    captured_ns: Int64
+    trigger: Int64 | None = None
+    part: PartName | None = None
+    recipe: CameraName | None = None
+    encoding: Literal["raw", "jpeg", "png"]
+    shape: tuple[int, int] | tuple[int, int, int] | None = None
+    dtype: Literal["u1", "u2"] = "u1"
+    color: Literal["mono", "rgb", "bgr"] = "mono"
+    bits: Annotated[int, Field(ge=1, le=16)] | None = None
+
+    @model_validator(mode="after")
+    def _raw_frames_state_their_shape(self) -> Self:
+        if self.encoding == "raw" and self.shape is None:
+            raise ValueError("a raw frame needs `shape`")
+        return self
+
+    @property
+    def significant_bits(self) -> int:
+        return self.bits if self.bits is not None else 8 * int(self.dtype[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One received frame. `payload` may be a view into the received message."""
+
+    header: FrameHeader
+    payload: memoryview
+    received_ns: int
+    received_monotonic_ns: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Region:
+    """One connected defect region, in pixels of the original frame."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    area: float
+    peak: float
+    centroid: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stages:
+    """Microseconds that one frame spent in each stage."""
+
+    wait: int = 0
+    decode: int = 0
+    embed: int = 0
+    search: int = 0
+    score: int = 0
+    publish: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """One verdict, as it travels and as it lies in the journal.
+
+    `offset` is None only for a verdict that could not be journalled. `count` is above 1 only for a gap of `missing`
+    parts reported as one event: it then stands for the parts seq .. seq + count - 1.
+    """
+
+    camera: str
+    stream: int
+    seq: int
+    verdict: Outcome
+    captured_ns: int
+    received_ns: int
+    offset: int | None = None
+    trigger: int | None = None
+    part: str | None = None
+    recipe: str | None = None
+    bank: str | None = None
+    reason: Reason | None = None
+    detail: str | None = None
+    count: int = 1
+    score: float | None = None
+    p_value: float | None = None
+    review_threshold: float | None = None
+    fail_threshold: float | None = None
+    regions: tuple[Region, ...] = ()
+    published_ns: int | None = None
+    stages: Stages = field(default_factory=Stages)
+    v: int = WIRE_VERSION
+
+    @property
+    def identity(self) -> tuple[str, int, int]:
+        return self.camera, self.stream, self.seq
+
+    def pack(self) -> bytes:
+        return pack(asdict(self))
+
+    @classmethod
+    def unpack(cls, data: bytes | memoryview) -> Self:
+        """Raises MessageError when `data` is no verdict of this version."""
+        return cls.from_map(unpack_map(data))
+
+    @classmethod
+    def from_map(cls, values: dict[str, Any]) -> Self:
+        """Raises MessageError. Fields of a later minor revision are ignored."""
+        if values.get("v") != WIRE_VERSION:
+            raise MessageError(f"A verdict of version {values.get('v')!r}; this client reads version {WIRE_VERSION}.")
+        known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
+        try:
+            known["verdict"] = Outcome(known["verdict"])
+            known["reason"] = Reason(known["reason"]) if known.get("reason") is not None else None
+            known["regions"] = tuple(
+                Region(**{**region, "centroid": tuple(region["centroid"])}) for region in known.get("regions", ())
+            )
+            known["stages"] = Stages(**known.get("stages", {}))
+            return cls(**known)
+        except (KeyError, TypeError, ValueError) as error:
+            raise MessageError(f"Not a verdict: {error}.") from error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeatmapHeader:
+    """What a heat map's payload is and where it lies in the frame.
+
+    `encoding`: "png" (uint8 on the bank's fixed scale: 0 = calibration median, 128 = pixel threshold, above it up to
+    255), "overlay" (PNG, RGB, over the picture as the engine saw it) or "float16" (raw, little-endian, the map itself,
+    [height, width]). `rect`: x, y, width, height in frame pixels.
+    """
+
+    camera: str
+    stream: int
+    seq: int
+    offset: int | None
+    encoding: Literal["png", "overlay", "float16"]
+    height: int
+    width: int
+    rect: tuple[float, float, float, float]
+    frame_height: int
+    frame_width: int
+    v: int = WIRE_VERSION
+
+    def pack(self) -> bytes:
+        return pack(asdict(self))
+
+    @classmethod
+    def unpack(cls, data: bytes | memoryview) -> Self:
+        """Raises MessageError when `data` is no heat map header of this version."""
+        values = unpack_map(data)
+        try:
+            known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
+            return cls(**{**known, "rect": tuple(values["rect"])})
+        except (KeyError, TypeError) as error:
+            raise MessageError(f"Not a heat map header: {error}.") from error
+
+
+def pack(values: dict[str, Any]) -> bytes:
+    return bytes(msgpack.packb(values, use_bin_type=True))
+
+
+def unpack_map(data: bytes | memoryview) -> dict[str, Any]:
+    """Unpack one small msgpack map with text keys. Raises MessageError; extension types and NaN are refused."""
+    if len(data) > MAX_HEADER_BYTES * 64:
+        raise MessageError(f"A message of {len(data):,} bytes is larger than any of this protocol.")
+    try:
+        values = msgpack.unpackb(data, raw=False, strict_map_key=True, ext_hook=_refuse_extension)
+    except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
+        raise MessageError(f"Not a msgpack map: {error}.") from error
+    if not isinstance(values, dict):
+        raise MessageError("The message is no msgpack map.")
+    if any(isinstance(value, float) and not math.isfinite(value) for value in values.values()):
+        raise MessageError("The message holds NaN or infinity.")
+    return values
+
+
+def _refuse_extension(code: int, _data: bytes) -> None:
+    raise ValueError(f"extension type {code} is not part of the protocol")
+
+
+def parse_header(data: bytes | memoryview) -> FrameHeader:
+    """Validate one frame header. Raises MessageError naming the first field at fault."""
+    if len(data) > MAX_HEADER_BYTES:
+        raise MessageError(f"The header holds {len(data):,} bytes; {MAX_HEADER_BYTES} is the limit.")
+    values = unpack_map(data)
+    shape = values.get("shape")
+    if isinstance(shape, list):
+        values["shape"] = tuple(shape)
+    try:
+        return FrameHeader.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "header"
+        raise MessageError(f"Header field {where}: {first['msg']}.") from error
+
+
+def check_payload(header: FrameHeader, size: int, *, max_frame_bytes: int) -> None:
+    """Raise MessageError when a payload of `size` bytes can't be the frame that `header` states."""
+    if size > max_frame_bytes:
+        raise MessageError(f"A frame of {size:,} bytes; {max_frame_bytes:,} is the limit.", Reason.TOO_LARGE)
+    if header.encoding != "raw" or header.shape is None:
+        return
+    if min(header.shape) < 1:
+        raise MessageError(f"Shape {list(header.shape)} is not positive.", Reason.BAD_GEOMETRY)
+    channels = header.shape[2] if len(header.shape) == 3 else 1
+    if channels != (1 if header.color == "mono" else 3):
+        raise MessageError(f"Color {header.color} doesn't fit {channels} channel(s).", Reason.BAD_GEOMETRY)
+    if header.significant_bits > 8 * int(header.dtype[1]):
+        raise MessageError(f"{header.bits} bits don't fit dtype {header.dtype}.", Reason.BAD_GEOMETRY)
+    expected = math.prod(header.shape) * int(header.dtype[1])
+    if size != expected:
+        raise MessageError(
+            f"Shape {list(header.shape)} of {header.dtype} needs {expected:,} bytes; the payload holds {size:,}.",
+            Reason.BAD_GEOMETRY,
+        )

@@ -1,0 +1,1 @@
+"""PatchCore: good pictures in, a memory bank out; pictures in, verdicts out."""
