@@ -38,7 +38,7 @@ class Intake(Protocol):
         ...
 
     def reject(self, header: FrameHeader | None, error: MessageError, reply: ReplyToken | None) -> Answer:
-        """Hand over a frame that can't be inspected; `header` is None when it couldn't be read (then `reply` is too)."""
+        """Hand over a frame that can't be inspected; `header` and `reply` are None when the header can't be read."""
         ...
 
     @property
