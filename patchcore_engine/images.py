@@ -1,18 +1,15 @@
 """Decoding pictures, and the geometry from a camera's frame to the backbone's input and back."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
-# A PNG of 249 KB can decode to 768 MB. OpenCV reads its own limit once, at import.
-MAX_IMAGE_PIXELS: Final = int(os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(64_000_000)))
+import cv2
+import numpy as np
+from numpy.typing import NDArray
 
-import cv2  # noqa: E402  (the limit above must be set first)
-import numpy as np  # noqa: E402
-from numpy.typing import NDArray  # noqa: E402
-
-from patchcore_engine.errors import DataError, GeometryError, ImageTooLargeError, UndecodableImageError  # noqa: E402
+from patchcore_engine import MAX_IMAGE_PIXELS
+from patchcore_engine.errors import DataError, GeometryError, ImageTooLargeError, UndecodableImageError
 
 PICTURE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 
@@ -100,7 +97,7 @@ def decode(data: bytes | memoryview) -> NDArray[np.uint8]:
     return to_uint8_rgb(image, color="bgr" if image.ndim == 3 else "mono", bits=8 * image.dtype.itemsize)
 
 
-def to_uint8_rgb(image: NDArray[np.uint8] | NDArray[np.uint16], *, color: Color, bits: int) -> NDArray[np.uint8]:
+def to_uint8_rgb(image: NDArray[Any], *, color: Color, bits: int) -> NDArray[np.uint8]:
     """Bring raw pixels, [h, w] or [h, w, c] of `bits` significant bits, to uint8: mono [h, w] or RGB [h, w, 3].
 
     Values above 2**bits - 1 saturate; they never wrap.
@@ -119,16 +116,25 @@ def to_uint8_rgb(image: NDArray[np.uint8] | NDArray[np.uint16], *, color: Color,
     return image.astype(np.uint8, copy=False)
 
 
-def read(path: Path) -> NDArray[np.uint8]:
-    """Read and decode a picture file; errors name the file."""
+def read_bytes(path: Path) -> bytes:
+    """Read a file; a DataError names it and says why it can't be read."""
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} can't be read: {error.strerror}.") from error
+
+
+def decode_named(data: bytes, path: Path) -> NDArray[np.uint8]:
+    """Decode like `decode`; errors name the file the bytes came from."""
     try:
         return decode(data)
     except DataError as error:
         raise type(error)(f"{path}: {error}") from error
+
+
+def read(path: Path) -> NDArray[np.uint8]:
+    """Read and decode a picture file; errors name the file."""
+    return decode_named(read_bytes(path), path)
 
 
 def list_pictures(folder: Path) -> list[Path]:

@@ -1,0 +1,188 @@
+"""The memory bank: patch vectors of good parts, how to score against them, and where to draw the line."""
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchcore_engine.backbones.extractor import ExtractorIdentity
+from patchcore_engine.calibration import p_value
+from patchcore_engine.errors import BankDamagedError, BankMismatchError, BankMissingError
+from patchcore_engine.index import NearestNeighbours
+from patchcore_engine.manifest import Manifest
+from patchcore_engine.scoring import modelzoo_score, reweighted_score
+
+MANIFEST: Final = "manifest.json"
+INDEX: Final = "index.faiss"
+CALIBRATION: Final = "calibration.npz"
+PREVIEW: Final = "preview.png"
+
+OutcomeName = Literal["pass", "review", "fail"]
+
+
+@dataclass(frozen=True, slots=True)
+class PatchDistances:
+    """Distances of pictures' patches to their nearest bank vectors, float32 [n, patches], and these, int64."""
+
+    distances: NDArray[np.float32]
+    nearest: NDArray[np.int64]
+
+
+class MemoryBank:
+    """A bank in memory. It is never changed once made; several threads may search it.
+
+    `neighbours`: int32 [n, k], the k bank vectors nearest to each bank vector, itself the first.
+    `owners`: int32 [n], the training picture each vector came from.
+    `calibration_scores`: float64 [pictures], ascending leave-one-out scores of the good parts.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        index: NearestNeighbours,
+        *,
+        neighbours: NDArray[np.int32],
+        owners: NDArray[np.int32],
+        calibration_scores: NDArray[np.float64],
+        preview: bytes = b"",
+        version: str = "unsaved",
+    ) -> None:
+        self.manifest = manifest
+        self.index = index
+        self.neighbours = neighbours
+        self.owners = owners
+        self.calibration_scores = calibration_scores
+        self.preview = preview
+        self.version = version
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Load one version's folder, each file's SHA-256 checked before it is read.
+
+        Raises BankMissingError and BankDamagedError.
+        """
+        return cls.from_files(read_files(folder), folder.resolve().name)
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes], version: str) -> Self:
+        """Make a bank of its files' contents. Raises BankDamagedError."""
+        manifest = Manifest.parse(files[MANIFEST])
+        if set(manifest.files) != {INDEX, CALIBRATION, PREVIEW}:
+            raise BankDamagedError("The manifest doesn't name the files of a bank.")
+        for name, digest in manifest.files.items():
+            if hashlib.sha256(files[name]).hexdigest() != digest:
+                raise BankDamagedError(f"{name} doesn't match the digest in the manifest: restore it or fit anew.")
+        index = NearestNeighbours.deserialize(np.frombuffer(files[INDEX], dtype=np.uint8))
+        if (len(index), index.dimension) != (manifest.vectors, manifest.dimension):
+            raise BankDamagedError("The index doesn't hold the vectors that the manifest states.")
+        arrays = _read_calibration(files[CALIBRATION], manifest)
+        return cls(manifest, index, preview=files[PREVIEW], version=version, **arrays)  # type: ignore[arg-type]
+
+    def files(self) -> dict[str, bytes]:
+        """Return the contents of the bank's files, the manifest completed by their digests and its own."""
+        calibration = io.BytesIO()
+        np.savez(
+            calibration,
+            scores=self.calibration_scores,
+            neighbours=self.neighbours,
+            owners=self.owners,
+        )
+        contents = {
+            INDEX: self.index.serialize().tobytes(),
+            CALIBRATION: calibration.getvalue(),
+            PREVIEW: self.preview,
+        }
+        digests = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
+        manifest = self.manifest.model_copy(update={"files": digests})
+        manifest = manifest.model_copy(update={"digest": manifest.content_digest()})
+        return {**contents, MANIFEST: manifest.to_json()}
+
+    def require(self, identity: ExtractorIdentity) -> None:
+        """Raise BankMismatchError unless the bank was made by an extractor of this identity."""
+        mine = self.manifest.extractor_identity
+        for field, meaning in _IDENTITY_WORDS.items():
+            expected, offered = getattr(mine, field), getattr(identity, field)
+            if expected != offered:
+                raise BankMismatchError(
+                    f"Bank {self.manifest.recipe}/{self.version} was made with {meaning} {_short(expected)}, "
+                    f"not {_short(offered)}: use these, or fit the bank anew."
+                )
+
+    def search(self, patches: NDArray[np.float32]) -> PatchDistances:
+        """Find each patch's nearest bank vector. `patches`: float32 [n, patches, d]."""
+        count, per_picture, dimension = patches.shape
+        distances, nearest = self.index.search(patches.reshape(-1, dimension), 1)
+        return PatchDistances(distances.reshape(count, per_picture), nearest.reshape(count, per_picture))
+
+    def image_score(
+        self, patches: NDArray[np.float32], distances: NDArray[np.float32], nearest: NDArray[np.int64]
+    ) -> float:
+        """Score one picture. `patches`: float32 [patches, d]; the others as `search` returns them for this picture."""
+        worst = int(np.argmax(distances))
+        if self.manifest.score_mode == "modelzoo":
+            found, _ = self.index.search(patches[worst : worst + 1], self.neighbours.shape[1])
+            return modelzoo_score(found[0] ** 2)
+        if not self.manifest.reweight:
+            return float(distances[worst])
+        around = self.index.vectors[self.neighbours[nearest[worst]]]
+        return reweighted_score(float(distances[worst]), np.linalg.norm(around - patches[worst], axis=1))
+
+    def outcome(self, score: float) -> OutcomeName:
+        thresholds = self.manifest.thresholds
+        if score >= thresholds.fail.value:
+            return "fail"
+        return "review" if score >= thresholds.review.value else "pass"
+
+    def p_value(self, score: float) -> float:
+        return p_value(self.calibration_scores, score)
+
+
+_IDENTITY_WORDS: Final = {
+    "backbone": "backbone",
+    "weights_digest": "weights of digest",
+    "embedding": "embedding",
+    "image_size": "image size",
+    "precision": "precision",
+}
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text[:12] if len(text) == 64 else text
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    """Read the files of one bank. Raises BankMissingError and BankDamagedError."""
+    if not (folder / MANIFEST).is_file():
+        raise BankMissingError(f"{folder} holds no memory bank (no {MANIFEST}): make one with `patchline fit`.")
+    try:
+        return {name: (folder / name).read_bytes() for name in (MANIFEST, INDEX, CALIBRATION, PREVIEW)}
+    except OSError as error:
+        raise BankDamagedError(f"{folder}: {error.filename} can't be read: {error.strerror}.") from error
+
+
+def _read_calibration(data: bytes, manifest: Manifest) -> dict[str, NDArray[np.generic]]:
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            scores, neighbours, owners = arrays["scores"], arrays["neighbours"], arrays["owners"]
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise BankDamagedError("The calibration file can't be read.") from error
+    fits = (
+        scores.dtype == np.float64
+        and scores.shape == (manifest.pictures,)
+        and neighbours.dtype == owners.dtype == np.int32
+        and owners.shape == (manifest.vectors,)
+        and neighbours.ndim == 2
+        and len(neighbours) == manifest.vectors
+        and int(neighbours.min()) >= 0
+        and int(neighbours.max()) < manifest.vectors
+    )
+    if not fits:
+        raise BankDamagedError("The calibration file doesn't fit the manifest.")
+    return {"calibration_scores": scores, "neighbours": neighbours, "owners": owners}

@@ -1,0 +1,282 @@
+"""Build a memory bank from pictures of good parts, and calibrate it."""
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version as library_version
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from patchcore_engine import images
+from patchcore_engine.backbones.extractor import FeatureExtractor
+from patchcore_engine.bank import MemoryBank
+from patchcore_engine.calibration import MINIMUM_PICTURES, Threshold, threshold_at
+from patchcore_engine.coreset import RandomProjection, coreset_size, greedy_k_centre
+from patchcore_engine.errors import CalibrationError, GeometryError
+from patchcore_engine.images import Geometry, PreparedImage
+from patchcore_engine.index import IndexKind, NearestNeighbours
+from patchcore_engine.leave_one_out import GoodScore, LeaveOneOut
+from patchcore_engine.manifest import FORMAT_VERSION, Manifest, ThresholdEntry, Thresholds
+from patchcore_engine.patch_store import PatchStore, spill_needed
+from patchcore_engine.picture_reader import PictureReader
+from patchcore_engine.progress import Advance, NoProgress, Progress
+from patchcore_engine.scoring import ScoreMode, anomaly_maps, map_distances, overlay
+
+_LIBRARIES: Final = ("mindspore", "numpy", "faiss-cpu", "opencv-python-headless", "scikit-learn", "scipy")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FitSettings:
+    """How to make a bank. Rates are shares of good parts; `memory_limit` is in bytes, None for half of the free memory.
+
+    `spill_folder` takes the patch vectors where they would pass the limit; None means the system's temporary folder.
+    """
+
+    recipe: str
+    geometry: Geometry
+    coreset_ratio: float = 0.01
+    index: IndexKind = "flat"
+    score_mode: ScoreMode = "paper"
+    reweight: bool = True
+    n_neighbors: int = 9
+    review_rate: float = 0.01
+    fail_rate: float = 0.001
+    seed: int = 0
+    memory_limit: int | None = None
+    spill_folder: Path | None = None
+    skip_unreadable: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.coreset_ratio <= 1:
+            raise GeometryError(f"The coreset ratio {self.coreset_ratio} is out of range: above 0, at most 1.")
+        if not 0 < self.fail_rate <= self.review_rate < 1:
+            raise GeometryError(
+                f"Rates out of range: 0 < fail rate ({self.fail_rate}) <= review rate ({self.review_rate}) < 1."
+            )
+        if self.n_neighbors < 1:
+            raise GeometryError(f"n_neighbors is {self.n_neighbors}: at least 1 is needed.")
+
+
+@dataclass(frozen=True, slots=True)
+class FitResult:
+    """A bank, not yet saved. `picture_scores`: leave-one-out, in the order of the pictures used."""
+
+    bank: MemoryBank
+    pictures: list[Path]
+    skipped: list[Path]
+    picture_scores: NDArray[np.float64]
+    spilled: bool
+
+
+@dataclass(slots=True)
+class _Clock:
+    """Seconds by stage, for the manifest and the report."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - start, 3)
+
+
+def fit(
+    pictures: Sequence[Path], extractor: FeatureExtractor, settings: FitSettings, progress: Progress | None = None
+) -> FitResult:
+    """Build and calibrate a bank from `pictures` of good parts; the same inputs and seed give the same bank digest.
+
+    Raises DataError (the picture is named), CalibrationError (too few) and MemoryLimitError.
+    """
+    progress = progress or NoProgress()
+    clock = _Clock()
+    if len(pictures) < MINIMUM_PICTURES:
+        raise _too_few(len(pictures))
+    if settings.geometry.image_size != extractor.identity.image_size:
+        raise GeometryError(
+            f"The backbone is compiled for pictures of {extractor.identity.image_size} pixels, "
+            f"not {settings.geometry.image_size}."
+        )
+    patches_each = extractor.grid[0] * extractor.grid[1]
+    projection = RandomProjection(extractor.dimension, settings.seed)
+    reader = PictureReader(pictures, settings.geometry, skip_unreadable=settings.skip_unreadable)
+    with _open_store(len(pictures), extractor, projection, settings) as store:
+        with clock.stage("embed"), progress.stage("embedding", len(pictures), "pictures") as advance:
+            projected = _embed_all(reader, extractor, projection, store, advance)
+        if store.pictures < MINIMUM_PICTURES:
+            raise _too_few(store.pictures)
+        count = coreset_size(len(projected), settings.coreset_ratio)
+        with clock.stage("coreset"), progress.stage("coreset", count, "vectors") as advance:
+            selected = greedy_k_centre(projected, count, settings.seed, advance)
+        del projected
+        index = NearestNeighbours(store.gather(selected))
+        owners = (selected // patches_each).astype(np.int32)
+        with clock.stage("neighbours"), progress.stage("neighbours", len(index), "vectors") as advance:
+            neighbours = _bank_neighbours(index, min(settings.n_neighbors, len(index)))
+            advance(len(index))
+        with clock.stage("calibrate"), progress.stage("calibration", store.pictures, "pictures") as advance:
+            good = _score_good_pictures(store, index, owners, extractor.grid, settings, advance)
+        manifest = _manifest(extractor, settings, reader, index, good, clock.seconds)
+        scores = np.array([entry.score for entry in good])
+        bank = MemoryBank(
+            manifest,
+            index,
+            neighbours=neighbours,
+            owners=owners,
+            calibration_scores=np.sort(scores),
+            preview=_preview(reader.first, store[0], index, manifest),
+        )
+        return FitResult(bank, reader.used, reader.skipped, scores, store.spilled)
+
+
+def _open_store(
+    pictures: int, extractor: FeatureExtractor, projection: RandomProjection, settings: FitSettings
+) -> PatchStore:
+    patches = extractor.grid[0] * extractor.grid[1]
+    spill = spill_needed(
+        pictures=pictures,
+        patches=patches,
+        dimension=extractor.dimension,
+        projected_dimension=projection.output_dimension,
+        kept=coreset_size(pictures * patches, settings.coreset_ratio),
+        limit=settings.memory_limit or psutil.virtual_memory().available // 2,
+    )
+    folder = (settings.spill_folder or Path(tempfile.gettempdir())) if spill else None
+    return PatchStore(pictures, patches, extractor.dimension, folder)
+
+
+def _embed_all(
+    reader: PictureReader,
+    extractor: FeatureExtractor,
+    projection: RandomProjection,
+    store: PatchStore,
+    advance: Advance,
+) -> NDArray[np.float32]:
+    """Fill `store` and return the projected patches, float32 [pictures * patches, projected dimension]."""
+    projected = np.empty((store.capacity, store.patches, projection.output_dimension), dtype=np.float32)
+    for batch in reader.batches(max(extractor.batch_sizes)):
+        patches = extractor.embed(np.stack([image.pixels for image in batch]))
+        flat = projection(patches.reshape(-1, extractor.dimension))
+        projected[store.pictures : store.pictures + len(batch)] = flat.reshape(len(batch), store.patches, -1)
+        store.append(patches)
+        advance(len(batch))
+    return projected[: store.pictures].reshape(-1, projection.output_dimension)
+
+
+def _score_good_pictures(
+    store: PatchStore,
+    index: NearestNeighbours,
+    owners: NDArray[np.int32],
+    grid: tuple[int, int],
+    settings: FitSettings,
+    advance: Advance,
+) -> list[GoodScore]:
+    scorer = LeaveOneOut(
+        index,
+        owners,
+        n_neighbors=min(settings.n_neighbors, len(index)),
+        reweight=settings.reweight,
+        score_mode=settings.score_mode,
+        grid=grid,
+        image_size=settings.geometry.image_size,
+    )
+    good = []
+    for picture in range(store.pictures):
+        good.append(scorer.score(store[picture], picture))
+        advance(1)
+    return good
+
+
+def _manifest(
+    extractor: FeatureExtractor,
+    settings: FitSettings,
+    reader: PictureReader,
+    index: NearestNeighbours,
+    good: Sequence[GoodScore],
+    seconds: dict[str, float],
+) -> Manifest:
+    identity = extractor.identity
+    return Manifest(
+        format=FORMAT_VERSION,
+        recipe=settings.recipe,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        backbone=identity.backbone,
+        weights_digest=identity.weights_digest,
+        precision=identity.precision,
+        embedding=identity.embedding,
+        resize=settings.geometry.resize,
+        image_size=settings.geometry.image_size,
+        grid=extractor.grid,
+        dimension=extractor.dimension,
+        coreset_ratio=settings.coreset_ratio,
+        index=settings.index,
+        vectors=len(index),
+        patches=len(good) * extractor.grid[0] * extractor.grid[1],
+        score_mode=settings.score_mode,
+        reweight=settings.reweight,
+        n_neighbors=min(settings.n_neighbors, len(index)),
+        thresholds=_thresholds(good, settings),
+        heat_median=float(np.median([entry.map_median for entry in good])),
+        pictures=len(good),
+        skipped=tuple(path.name for path in reader.skipped),
+        data_digest=reader.digest(),
+        seed=settings.seed,
+        libraries={name: library_version(name) for name in _LIBRARIES},
+        seconds=seconds,
+        files={},
+    )
+
+
+def _too_few(count: int) -> CalibrationError:
+    return CalibrationError(
+        f"{count} good picture(s) are too few to calibrate: at least {MINIMUM_PICTURES} are needed, "
+        "50 or more make the thresholds trustworthy."
+    )
+
+
+def _bank_neighbours(index: NearestNeighbours, count: int) -> NDArray[np.int32]:
+    """Return int32 [n, count]: each bank vector's nearest, itself first (rounding could put a twin before it)."""
+    _, positions = index.search(index.vectors, count)
+    own = np.arange(len(index))
+    strangers = ~(positions == own[:, None]).any(axis=1)
+    positions[strangers, -1] = own[strangers]
+    order = np.argsort(positions != own[:, None], axis=1, kind="stable")
+    return np.take_along_axis(positions, order, axis=1).astype(np.int32)
+
+
+def _thresholds(good: Sequence[GoodScore], settings: FitSettings) -> Thresholds:
+    scores = np.array([entry.score for entry in good])
+    maxima = np.array([entry.map_maximum for entry in good])
+    review = threshold_at(scores, settings.review_rate, settings.seed)
+    fail = threshold_at(scores, settings.fail_rate, settings.seed)
+    if fail.value < review.value:
+        # The two rates may be estimated by different methods; failing must not be easier than being reviewed.
+        fail = review
+    return Thresholds(
+        review=_entry(review),
+        fail=_entry(fail),
+        pixel=_entry(threshold_at(maxima, settings.fail_rate, settings.seed)),
+    )
+
+
+def _entry(threshold: Threshold) -> ThresholdEntry:
+    return ThresholdEntry(**asdict(threshold))
+
+
+def _preview(
+    first: PreparedImage | None, patches: NDArray[np.float32], index: NearestNeighbours, manifest: Manifest
+) -> bytes:
+    """Return a PNG of the first good part beside itself under its heat map: what the bank was taught."""
+    if first is None:
+        return b""
+    distances, _ = index.search(patches, 1)
+    shown = map_distances(distances, manifest.score_mode).reshape(1, *manifest.grid)
+    levels = manifest.heat_scale.levels(anomaly_maps(shown, manifest.image_size)[0])
+    return images.encode_png(np.hstack([first.pixels, overlay(first.pixels, levels)]))

@@ -1,0 +1,123 @@
+"""What a memory bank's manifest.json says: how the bank was made, what it decides by, and the digests of its files."""
+
+import hashlib
+import json
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from patchcore_engine.backbones.extractor import EmbeddingMode, ExtractorIdentity
+from patchcore_engine.errors import BankDamagedError
+from patchcore_engine.images import Geometry
+from patchcore_engine.index import IndexKind
+from patchcore_engine.scoring import HeatScale, ScoreMode
+
+FORMAT_VERSION: Final = 1
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Rate = Annotated[float, Field(gt=0, lt=1)]
+# What may differ between two runs of the same fit.
+_NOT_CONTENT: Final = frozenset({"created", "libraries", "digest", "seconds"})
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ThresholdEntry(_Part):
+    """See `calibration.Threshold`."""
+
+    value: float
+    rate: Rate
+    method: Literal["empirical", "generalised_pareto"]
+    interval: tuple[float, float]
+    tail_shape: float | None = None
+    tail_scale: float | None = None
+    tail_location: float | None = None
+
+
+class Thresholds(_Part):
+    """`review` and `fail` on the image score, `pixel` on the anomaly map."""
+
+    review: ThresholdEntry
+    fail: ThresholdEntry
+    pixel: ThresholdEntry
+
+
+class Manifest(_Part):
+    """The settings, thresholds and digests of one bank."""
+
+    format: Literal[1]
+    recipe: str
+    created: str
+    backbone: str
+    weights_digest: Digest
+    precision: Literal["float32", "float16"]
+    embedding: EmbeddingMode
+    resize: int
+    image_size: int
+    grid: tuple[int, int]
+    dimension: int
+    coreset_ratio: Annotated[float, Field(gt=0, le=1)]
+    index: IndexKind
+    vectors: Annotated[int, Field(ge=1)]
+    patches: Annotated[int, Field(ge=1)]
+    score_mode: ScoreMode
+    reweight: bool
+    n_neighbors: Annotated[int, Field(ge=1)]
+    thresholds: Thresholds
+    heat_median: float
+    pictures: Annotated[int, Field(ge=1)]
+    skipped: tuple[str, ...] = ()
+    data_digest: Digest
+    seed: int
+    libraries: dict[str, str]
+    seconds: dict[str, float]
+    files: dict[str, Digest]
+    digest: Digest | None = None
+
+    @property
+    def geometry(self) -> Geometry:
+        return Geometry(resize=self.resize, image_size=self.image_size)
+
+    @property
+    def heat_scale(self) -> HeatScale:
+        return HeatScale(self.heat_median, self.thresholds.pixel.value)
+
+    @property
+    def extractor_identity(self) -> ExtractorIdentity:
+        return ExtractorIdentity(
+            backbone=self.backbone,
+            weights_digest=self.weights_digest,
+            embedding=self.embedding,
+            image_size=self.image_size,
+            precision=self.precision,
+        )
+
+    def content_digest(self) -> str:
+        """Return the SHA-256 of all that decides a verdict: equal for fits of the same pictures, settings and seed."""
+        content = self.model_dump(mode="json", exclude=set(_NOT_CONTENT))
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def to_json(self) -> bytes:
+        return self.model_dump_json(indent=2).encode() + b"\n"
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Raises BankDamagedError when `data` is no manifest of this format, or not what its own digest says."""
+        try:
+            values: Any = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise BankDamagedError("The manifest is no JSON file.") from error
+        found = values.get("format") if isinstance(values, dict) else None
+        if found != FORMAT_VERSION:
+            raise BankDamagedError(f"The manifest has format {found!r}; this version reads format {FORMAT_VERSION}.")
+        try:
+            manifest = cls.model_validate_json(data)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise BankDamagedError(f"The manifest's {where} is wrong: {first['msg']}.") from error
+        if manifest.digest != manifest.content_digest():
+            raise BankDamagedError("The manifest's content doesn't match its own digest: it was edited or damaged.")
+        return manifest
