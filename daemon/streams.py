@@ -1,0 +1,169 @@
+"""The rules of `seq`: what is a new part, a duplicate, a gap, a new stream. Pure: no clock, no sockets, no threads."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+# The upper half of the streams that are drawn here for cameras that send none, so that they are known again in the
+# journal. A sender's own random stream falls among them once in 2**32.
+IMPLICIT_PREFIX: Final = 0x494D504C << 32
+
+
+def is_implicit(stream: int) -> bool:
+    """Whether `stream` was drawn by the daemon for a camera that sends none."""
+    return stream >> 32 == IMPLICIT_PREFIX >> 32
+
+
+class StreamState(Protocol):
+    """What the journal knows of a stream."""
+
+    @property
+    def stream(self) -> int: ...
+    @property
+    def last_seq(self) -> int: ...
+    @property
+    def updated_ns(self) -> int: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Placement:
+    """Where one frame belongs.
+
+    `missing`: parts that were skipped right before `seq`, the first of them `seq - missing`. `started`: the stream is
+    new. `conflict`: the camera went back to an earlier stream, so two senders use its name.
+    """
+
+    stream: int
+    duplicate: bool = False
+    missing: int = 0
+    started: bool = False
+    conflict: bool = False
+
+
+@dataclass(slots=True)
+class _Stream:
+    last_seq: int | None
+    journalled_seq: int | None
+    under_way: int = 0
+
+
+class StreamLedger:
+    """Every camera's streams and how far each has come.
+
+    At most `max_cameras` cameras, and of each the `max_streams` most recent streams; an older one is asked of `lookup`
+    (camera, stream) again. `draw` returns a random number below 2**32 for the streams of cameras that send none.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_cameras: int,
+        max_streams: int,
+        draw: Callable[[], int],
+        lookup: Callable[[str, int], StreamState | None] = lambda _camera, _stream: None,
+    ) -> None:
+        self._max_cameras = max_cameras
+        self._max_streams = max_streams
+        self._draw = draw
+        self._lookup = lookup
+        self._cameras: dict[str, OrderedDict[int, _Stream]] = {}
+
+    def load(self, streams: Mapping[str, Iterable[StreamState]]) -> None:
+        """Take up what the journal knows; of more than `max_cameras` cameras the most recent."""
+        recent = sorted(streams, key=lambda camera: -max((s.updated_ns for s in streams[camera]), default=0))
+        for camera in recent[: self._max_cameras]:
+            newest = sorted(streams[camera], key=lambda state: state.updated_ns)[-self._max_streams :]
+            self._cameras[camera] = OrderedDict((s.stream, _Stream(s.last_seq, s.last_seq)) for s in newest)
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        return tuple(self._cameras)
+
+    def admit(self, camera: str) -> bool:
+        """Whether frames of `camera` are taken; a new camera is noted while there is room."""
+        if camera in self._cameras:
+            return True
+        if len(self._cameras) >= self._max_cameras:
+            return False
+        self._cameras[camera] = OrderedDict()
+        return True
+
+    def place(self, camera: str, stream: int | None, seq: int) -> Placement:
+        """Decide where a frame of an admitted camera belongs, and note it.
+
+        Without `stream` a `seq` that doesn't run forwards continues the earlier stream that waits for just this part,
+        and else starts a new one.
+        """
+        streams = self._cameras[camera]
+        current = next(reversed(streams), None)
+        if stream is None:
+            stream = self._implicit_stream(streams, seq)
+        state = streams.get(stream) or self._recall(camera, stream)
+        if state is None:
+            streams[stream] = _Stream(seq, None, under_way=1)
+            self._forget_oldest(streams)
+            return Placement(stream=stream, started=True)
+        if state.last_seq is not None and seq <= state.last_seq:
+            return Placement(stream=stream, duplicate=True)
+        missing = seq - state.last_seq - 1 if state.last_seq is not None else 0
+        state.last_seq = seq
+        state.under_way += 1
+        streams.move_to_end(stream)
+        return Placement(stream=stream, missing=missing, conflict=current is not None and current != stream)
+
+    def add_under_way(self, camera: str, stream: int, count: int) -> None:
+        """Note `count` more verdicts that the stream owes, for the parts missing before a frame."""
+        self._cameras[camera][stream].under_way += count
+
+    def journalled(self, camera: str, stream: int, last_seq: int) -> None:
+        """Note that a verdict of the stream is on disk, for parts up to `last_seq`."""
+        state = self._cameras[camera][stream]
+        state.journalled_seq = max(last_seq, state.journalled_seq if state.journalled_seq is not None else last_seq)
+        state.under_way -= 1
+
+    def left_unjournalled(self, camera: str, stream: int) -> None:
+        """Note that a verdict of the stream left without the journal."""
+        self._cameras[camera][stream].under_way -= 1
+
+    def roll_back(self, camera: str, stream: int) -> None:
+        """Forget every part of the stream that is not journalled: its sender will send them again."""
+        state = self._cameras[camera].get(stream)
+        if state is None:
+            return
+        state.last_seq, state.under_way = state.journalled_seq, 0
+        if state.last_seq is None:
+            del self._cameras[camera][stream]
+
+    def _implicit_stream(self, streams: OrderedDict[int, _Stream], seq: int) -> int:
+        mine = [(stream, state) for stream, state in reversed(streams.items()) if is_implicit(stream)]
+        if mine and (mine[0][1].last_seq is None or seq > mine[0][1].last_seq):
+            return mine[0][0]
+        for stream, state in mine[1:]:
+            if state.last_seq is not None and seq == state.last_seq + 1:
+                return stream
+        while (drawn := IMPLICIT_PREFIX | self._draw()) in streams:
+            pass
+        return drawn
+
+    def _recall(self, camera: str, stream: int) -> _Stream | None:
+        known = self._lookup(camera, stream)
+        if known is None:
+            return None
+        state = _Stream(known.last_seq, known.last_seq)
+        streams = self._cameras[camera]
+        streams[stream] = state
+        # It joins as the oldest: only a new part of it makes it the camera's current stream.
+        streams.move_to_end(stream, last=False)
+        state.under_way += 1
+        self._forget_oldest(streams)
+        state.under_way -= 1
+        return state
+
+    def _forget_oldest(self, streams: OrderedDict[int, _Stream]) -> None:
+        newest = next(reversed(streams))
+        for stream in list(streams):
+            if len(streams) <= self._max_streams:
+                return
+            if stream != newest and not streams[stream].under_way:
+                del streams[stream]
