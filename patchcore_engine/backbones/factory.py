@@ -1,0 +1,52 @@
+"""One way to open any feature extractor."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from patchcore_engine.backbones.extractor import EmbeddingMode, FeatureExtractor
+from patchcore_engine.backbones.registry import backbone_spec
+from patchcore_engine.backbones.sleeping import NAME as SLEEPING
+from patchcore_engine.backbones.sleeping import SleepingExtractor
+from patchcore_engine.backbones.weights import load_weights
+from patchcore_engine.images import Geometry
+from patchcore_engine.runtime import Device, Precision
+
+SLEEPING_IMAGE_SIZE: Final = 64
+
+
+def open_extractor(
+    *,
+    backbone: str,
+    weights: str | Path | None = None,
+    geometry: Geometry | None = None,
+    embedding: EmbeddingMode = "paper",
+    device: Device = "CPU",
+    device_id: int = 0,
+    precision: Precision = "float32",
+    batch_sizes: Sequence[int] = (1, 2, 4, 8),
+    weights_dir: Path | None = None,
+    sleep_ms: float = 0.0,
+) -> FeatureExtractor:
+    """Open the extractor that the settings name; heavy libraries are loaded here, not at import.
+
+    `geometry`: None takes the backbone's own.  `weights`: see `load_weights`.
+    `backbone` "sleeping" opens the `SleepingExtractor`, which takes `sleep_ms` for each batch and no weights.
+    Raises WeightsError and DeviceError.
+    """
+    if backbone == SLEEPING:
+        image_size = geometry.image_size if geometry else SLEEPING_IMAGE_SIZE
+        return SleepingExtractor(image_size=image_size, batch_sizes=batch_sizes, seconds_per_batch=sleep_ms / 1e3)
+    spec = backbone_spec(backbone)
+    from patchcore_engine.backbones.mindspore_extractor import MindSporeExtractor
+
+    return MindSporeExtractor(
+        spec,
+        load_weights(weights, spec, weights_dir=weights_dir),
+        geometry=geometry,
+        embedding=embedding,
+        device=device,
+        device_id=device_id,
+        precision=precision,
+        batch_sizes=batch_sizes,
+    )
