@@ -1,0 +1,33 @@
+"""`patchline doctor`: what is right with this host, what isn't, and what to do about it."""
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+COLOURS: Final = {"ok": typer.colors.GREEN, "warning": typer.colors.YELLOW, "fail": typer.colors.RED}
+CHECK_WIDTH: Final = 32
+STATUS_WIDTH: Final = 8
+
+
+def doctor(
+    config: Annotated[Path | None, typer.Option(help="Check this configuration's device, banks and addresses.")] = None,
+    banks: Annotated[Path | None, typer.Option(help="Check every recipe's active bank in this folder.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Check this host: libraries, device, speed, weights, banks, disks and ports. Status 1 if anything fails."""
+    from daemon import doctor as examination
+    from daemon.config import Settings, load_settings
+
+    settings = load_settings(config) if config is not None else Settings()
+    findings = []
+    for finding in examination.examine(settings, recipes=config is not None, banks=banks):
+        findings.append(finding)
+        if not as_json:
+            typer.secho(f"{finding.status:<{STATUS_WIDTH}}", fg=COLOURS[finding.status], nl=False)
+            typer.echo(f"{finding.check:<{CHECK_WIDTH}}{finding.detail}")
+            if finding.remedy is not None:
+                typer.echo(" " * (STATUS_WIDTH + CHECK_WIDTH) + finding.remedy)
+    if as_json:
+        typer.echo(examination.to_json(findings))
+    raise typer.Exit(1 if examination.worst(findings) == "fail" else 0)
