@@ -58,8 +58,8 @@ done
 [[ $prefix =~ ^/[A-Za-z0-9._/-]+$ ]] || die "--prefix must be an absolute path of letters, digits and ._-/ and is '$prefix'."
 [[ -z $destdir || $destdir == /* ]] || die "--destdir must be an absolute path and is '$destdir'."
 for line in ${lines[@]+"${lines[@]}"}; do
-    [[ $line =~ ^[A-Za-z0-9_.]{1,64}$ && $line != config ]] ||
-        die "a line's name is 1 to 64 letters, digits, dots and underscores, and not 'config'; '$line' isn't."
+    [[ $line =~ ^[A-Za-z0-9_.-]{1,64}$ && $line != config ]] ||
+        die "a line's name is 1 to 64 letters, digits and ._-, and not 'config'; '$line' isn't."
 done
 [[ -n $destdir || $EUID -eq 0 ]] || die "installing into the system needs root. To look at the files first: --destdir DIR."
 
@@ -171,8 +171,10 @@ install_dropins() {
     local set_env=${ASCEND_SET_ENV:-/usr/local/Ascend/ascend-toolkit/set_env.sh}
     if [[ -r $set_env && ! -e $etc/ascend.env ]]; then
         # systemd can't source a shell script; what the script sets is written down once, here.
+        # shellcheck disable=SC2016
         env -i PATH="$PATH" HOME=/var/lib/patchline bash -c '. "$1" >/dev/null; env' bash "$set_env" |
-            grep -E '^(ASCEND_|LD_LIBRARY_PATH|PYTHONPATH|TOOLCHAIN_HOME|PATH)[A-Z_]*=' >"$etc/ascend.env"
+            grep -E '^(ASCEND_|LD_LIBRARY_PATH|PYTHONPATH|TOOLCHAIN_HOME|PATH)[A-Z_]*=' >"$etc/ascend.env" ||
+            die "$set_env sets nothing that a daemon needs. Name the right file: ASCEND_SET_ENV=FILE install.sh"
         say "wrote     $etc/ascend.env from $set_env (delete it and run install.sh again after a toolkit upgrade)"
     fi
 }
