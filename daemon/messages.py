@@ -4,6 +4,7 @@ The README's section "Wire format" specifies each field for readers who write a 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -15,6 +16,7 @@ from daemon.outcomes import Outcome, Reason
 
 WIRE_VERSION: Final = 1
 MAX_HEADER_BYTES: Final = 4096
+MAX_MAP_BYTES: Final = 64 * MAX_HEADER_BYTES
 CAMERA_PATTERN: Final = r"^[A-Za-z0-9_.-]{1,64}$"
 # A message whose header can't be read belongs to no camera; this name is outside the cameras' alphabet.
 NO_CAMERA: Final = "?"
@@ -128,8 +130,11 @@ class Verdict:
     def identity(self) -> tuple[str, int, int]:
         return self.camera, self.stream, self.seq
 
+    def to_map(self) -> dict[str, Any]:
+        return asdict(self)
+
     def pack(self) -> bytes:
-        return pack(asdict(self))
+        return pack(self.to_map())
 
     @classmethod
     def unpack(cls, data: bytes | memoryview) -> Self:
@@ -193,9 +198,9 @@ def pack(values: dict[str, Any]) -> bytes:
     return bytes(msgpack.packb(values, use_bin_type=True))
 
 
-def unpack_map(data: bytes | memoryview) -> dict[str, Any]:
-    """Unpack one small msgpack map with text keys. Raises MessageError; extension types and NaN are refused."""
-    if len(data) > MAX_HEADER_BYTES * 64:
+def unpack_map(data: bytes | memoryview, *, limit: int = MAX_MAP_BYTES) -> dict[str, Any]:
+    """Unpack one msgpack map of at most `limit` bytes. Raises MessageError; extension types and NaN are refused."""
+    if len(data) > limit:
         raise MessageError(f"A message of {len(data):,} bytes is larger than any of this protocol.")
     try:
         values = msgpack.unpackb(data, raw=False, strict_map_key=True, ext_hook=_refuse_extension)
@@ -228,6 +233,16 @@ def parse_header(data: bytes | memoryview) -> FrameHeader:
         raise MessageError(f"Header field {where}: {first['msg']}.") from error
 
 
+def salvage_header(data: bytes | memoryview) -> FrameHeader | None:
+    """Return the identity of a frame whose header breaks the format elsewhere; None when it states no valid one."""
+    try:
+        values = unpack_map(data, limit=MAX_HEADER_BYTES)
+        known = {name: values[name] for name in ("v", "camera", "seq", "captured_ns", "stream") if name in values}
+        return FrameHeader.model_validate({"captured_ns": 0, "encoding": "png", **known})
+    except (MessageError, ValidationError):
+        return None
+
+
 def check_payload(header: FrameHeader, size: int, *, max_frame_bytes: int) -> None:
     """Raise MessageError when a payload of `size` bytes can't be the frame that `header` states."""
     if size > max_frame_bytes:
@@ -247,3 +262,24 @@ def check_payload(header: FrameHeader, size: int, *, max_frame_bytes: int) -> No
             f"Shape {list(header.shape)} of {header.dtype} needs {expected:,} bytes; the payload holds {size:,}.",
             Reason.BAD_GEOMETRY,
         )
+
+
+def read_frame(
+    parts: Sequence[memoryview], count: int, *, max_frame_bytes: int
+) -> tuple[FrameHeader | None, MessageError | None]:
+    """Validate a frame of `count` parts, of which `parts` holds the first two: header and payload.
+
+    Returns the header, and None if all is well, else what is wrong; the header is then the frame's identity as far as
+    it can be read, or None.
+    """
+    try:
+        header = parse_header(parts[0]) if parts else None
+    except MessageError as error:
+        return salvage_header(parts[0]), error
+    if header is None or count != 2:
+        return header, MessageError(f"A frame has a header and a payload; this one came in {count} part(s).")
+    try:
+        check_payload(header, len(parts[1]), max_frame_bytes=max_frame_bytes)
+    except MessageError as error:
+        return header, error
+    return header, None

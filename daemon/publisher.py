@@ -1,0 +1,76 @@
+"""Verdicts and heat maps out: one XPUB socket, owned by the thread that publishes."""
+
+from typing import Final
+
+import zmq
+
+from daemon.messages import HEATMAP_TOPIC, VERDICT_TOPIC, HeatmapHeader, Verdict
+from daemon.sockets import ZmqContext, bind, open_socket
+
+# Subscriptions are short; whatever is longer comes from no subscriber of ours.
+MAX_SUBSCRIPTION_BYTES: Final = 4096
+# Subscription messages handled per call, so that no subscriber can hold the publishing thread.
+SUBSCRIPTIONS_PER_CALL: Final = 256
+LINGER_MS: Final = 500
+
+
+class Publisher:
+    """Publishes to any number of subscribers and waits for none: what a slow one misses it reads by replay.
+
+    `high_water_mark`: messages that may wait for one subscriber before further ones are dropped for it.
+    All methods belong to one thread, which need not be the one that made the object. Raises BindError.
+    """
+
+    def __init__(self, context: ZmqContext, address: str, *, high_water_mark: int = 1000) -> None:
+        self._socket = open_socket(
+            context, zmq.XPUB, sndhwm=high_water_mark, xpub_verboser=1, maxmsgsize=MAX_SUBSCRIPTION_BYTES
+        )
+        self.address = bind(self._socket, address)
+        self._verdict_subscriptions = 0
+        self._heatmap_subscriptions = 0
+
+    @property
+    def subscribers(self) -> int:
+        """Subscriptions to verdicts, of one camera or of all."""
+        return self._verdict_subscriptions
+
+    @property
+    def heatmaps_wanted(self) -> bool:
+        """Whether anyone has subscribed to heat maps; drawing them for nobody would cost engine time."""
+        return self._heatmap_subscriptions > 0
+
+    def publish(self, verdict: Verdict, heatmap: tuple[HeatmapHeader, bytes] | None = None) -> None:
+        """Send a verdict, then its heat map, to whoever has subscribed. Never blocks."""
+        self.update()
+        camera = verdict.camera.encode()
+        self._socket.send_multipart([VERDICT_TOPIC + camera, verdict.pack()], zmq.NOBLOCK)
+        if heatmap is not None:
+            header, payload = heatmap
+            self._socket.send_multipart([HEATMAP_TOPIC + camera, header.pack(), payload], zmq.NOBLOCK)
+
+    def update(self) -> None:
+        """Take in waiting subscriptions; `publish` does so too, an idle publisher calls it now and then."""
+        for _ in range(SUBSCRIPTIONS_PER_CALL):
+            try:
+                message = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._count(message)
+
+    def close(self) -> None:
+        """Close the socket; what subscribers have not fetched yet has LINGER_MS to leave."""
+        self._socket.close(linger=LINGER_MS)
+
+    def _count(self, message: bytes) -> None:
+        change = {b"\1": 1, b"\0": -1}.get(message[:1])
+        if change is None:
+            return
+        topic = message[1:]
+        if _overlap(topic, VERDICT_TOPIC):
+            self._verdict_subscriptions = max(self._verdict_subscriptions + change, 0)
+        if _overlap(topic, HEATMAP_TOPIC):
+            self._heatmap_subscriptions = max(self._heatmap_subscriptions + change, 0)
+
+
+def _overlap(topic: bytes, prefix: bytes) -> bool:
+    return topic.startswith(prefix) or prefix.startswith(topic)

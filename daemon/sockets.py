@@ -1,0 +1,87 @@
+"""What the daemon's sockets have in common: binding, bounded receiving, and waking a thread that polls."""
+
+import contextlib
+import socket
+from typing import Any, Final
+
+import zmq
+
+from daemon.errors import BindError
+
+# A peer that vanished without closing (power cut, pulled cable) is let go after this many milliseconds of silence.
+HEARTBEAT_INTERVAL_MS: Final = 2000
+HEARTBEAT_TIMEOUT_MS: Final = 6000
+
+ZmqContext = zmq.Context[zmq.Socket[bytes]]
+ZmqSocket = zmq.Socket[bytes]
+
+
+def open_socket(context: ZmqContext, kind: int, **options: int | bytes) -> ZmqSocket:
+    """Return a socket that lets vanished peers go and holds nothing back at close, with further `options` set."""
+    opened = context.socket(kind)
+    opened.linger = 0
+    opened.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_INTERVAL_MS)
+    opened.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+    for name, value in options.items():
+        opened.setsockopt(getattr(zmq, name.upper()), value)
+    return opened
+
+
+def bind(opened: ZmqSocket, address: str) -> str:
+    """Bind and return the real address; port 0 or * lets the system choose one. Raises BindError."""
+    any_port = address.startswith("tcp://") and address.endswith(":0")
+    try:
+        opened.bind(address[:-1] + "*" if any_port else address)
+    except zmq.ZMQError as error:
+        opened.close(linger=0)
+        raise BindError(
+            f"{address} can't be bound: {error.strerror}. Choose another address, or stop what uses this one."
+        ) from error
+    return str(opened.getsockopt_string(zmq.LAST_ENDPOINT)).rstrip("\0")
+
+
+def receive_parts(opened: ZmqSocket, limit: int) -> tuple[list[memoryview], int] | None:
+    """Receive one message without waiting and without copying its parts.
+
+    Returns its first `limit` parts as views into the received buffers, and the number of all its parts; None when no
+    message waits.
+    """
+    parts: list[memoryview] = []
+    count = 0
+    try:
+        more = True
+        while more:
+            frame: Any = opened.recv(zmq.NOBLOCK, copy=False)
+            if count < limit:
+                parts.append(frame.buffer)
+            count += 1
+            more = frame.more
+    except zmq.Again:
+        return None
+    return parts, count
+
+
+class Waker:
+    """Wakes one polling thread from any other. `fileno` is what that thread polls for reading."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+
+    def fileno(self) -> int:
+        return self._reader.fileno()
+
+    def wake(self) -> None:
+        """Wake the polling thread; a no-op when it is being woken already, or when the waker is closed."""
+        with contextlib.suppress(OSError):
+            self._writer.send(b"\0")
+
+    def clear(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self._reader.recv(4096):
+                pass
+
+    def close(self) -> None:
+        self._reader.close()
+        self._writer.close()
