@@ -65,5 +65,6 @@ $(STAMP): $(LOCK) pyproject.toml
 		echo "error: $(PYTHON) can't make a virtual environment. On Debian: apt-get install python3-venv" >&2; exit 1; }
 	@echo "Loading the locked libraries: about 1 GB the first time, most of it mindspore. Each file is named with its size."
 	@$(BIN)/python -m pip install --disable-pip-version-check --only-binary :all: --require-hashes -r $(LOCK)
-	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation \
+		--no-warn-script-location --editable .
 	@touch $@

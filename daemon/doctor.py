@@ -192,7 +192,9 @@ def _listener(port: int) -> str | None:
     """Return the name and process id of the local program that listens on a TCP port, where this user may know it."""
     try:
         for connection in psutil.net_connections(kind="tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port:
+                if connection.pid is None:
+                    return None
                 process = psutil.Process(connection.pid)
                 words = process.cmdline()
                 name = "patchline" if any(Path(word).name == "patchline" for word in words[:2]) else process.name()
