@@ -87,7 +87,8 @@ def recipes(banks: Path) -> list[str]:
     """Return the names of all recipes under `banks` that have at least one version."""
     if not banks.is_dir():
         return []
-    return sorted(home.name for home in banks.iterdir() if home.is_dir() and list_versions(banks, home.name))
+    names = sorted(home.name for home in banks.iterdir() if _is_recipe(home.name))
+    return [name for name in names if list_versions(banks, name)]
 
 
 def list_versions(banks: Path, recipe: str) -> list[BankEntry]:
@@ -140,10 +141,14 @@ def rollback(banks: Path, recipe: str) -> Path:
 
 def check_recipe(recipe: str) -> None:
     """Raise BankError when `recipe` is no name for a folder."""
-    if not _RECIPE.match(recipe) or recipe in {ACTIVE, ".", ".."}:
+    if not _is_recipe(recipe):
         raise BankError(
             f"{recipe!r} is no name for a recipe: 1 to 64 letters, digits, '_', '-' and '.', not starting with '.'."
         )
+
+
+def _is_recipe(name: str) -> bool:
+    return _RECIPE.match(name) is not None and name != ACTIVE
 
 
 def _write_synced(path: Path, data: bytes) -> None:

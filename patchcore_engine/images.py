@@ -73,7 +73,7 @@ class Geometry:
         height, width = mask.shape[:2]
         scale = self.resize / min(height, width)
         scaled = (max(round(width * scale), self.resize), max(round(height * scale), self.resize))
-        mask = cv2.resize(mask, scaled, interpolation=cv2.INTER_NEAREST)
+        mask = cv2.resize(mask, scaled, interpolation=cv2.INTER_NEAREST_EXACT)
         top, left = (scaled[1] - self.image_size) // 2, (scaled[0] - self.image_size) // 2
         return mask[top : top + self.image_size, left : left + self.image_size] > 0
 

@@ -1,0 +1,193 @@
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from patchcore_engine.bank import MANIFEST, MemoryBank
+from patchcore_engine.errors import (
+    CalibrationError,
+    GeometryError,
+    MemoryLimitError,
+    UndecodableImageError,
+)
+from patchcore_engine.fit import FitResult, fit
+from patchcore_engine.images import Geometry, decode, read
+from patchcore_engine.inspector import Inspector
+from tests.engine import parts
+
+
+def digest(result: FitResult) -> str:
+    return str(json.loads(result.bank.files()[MANIFEST])["digest"])
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return parts.write_good_parts(tmp_path_factory.mktemp("good"))
+
+
+@pytest.fixture(scope="module")
+def fitted(good: list[Path]) -> FitResult:
+    return fit(good, parts.extractor(), parts.settings())
+
+
+def test_a_fitted_bank_passes_good_parts_and_fails_a_blot(fitted: FitResult) -> None:
+    rng = np.random.default_rng(99)
+    inspector = Inspector(parts.extractor(), fitted.bank)
+    images = [parts.draw_part(rng) for _ in range(20)] + [parts.draw_part(rng, blot=True)]
+    results = inspector.inspect(images)
+    assert sum(result is not None and result.outcome == "pass" for result in results[:20]) >= 18
+    blotted = results[20]
+    assert blotted is not None
+    assert blotted.outcome == "fail"
+    assert blotted.p_value == pytest.approx(1 / 31)
+    worst = blotted.regions[0]
+    assert worst.x <= 40 <= 60 <= worst.x + worst.width
+    assert 40 < worst.centroid[0] < 60
+    assert 30 < worst.centroid[1] < 44
+
+
+def test_the_same_pictures_and_seed_give_the_same_digest(good: list[Path], fitted: FitResult) -> None:
+    assert digest(fit(good, parts.extractor(), parts.settings())) == digest(fitted)
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"coreset_ratio": 0.2}, {"fail_rate": 0.002}, {"reweight": False}])
+def test_every_setting_that_decides_a_verdict_changes_the_digest(
+    good: list[Path], fitted: FitResult, change: dict[str, object]
+) -> None:
+    assert digest(fit(good, parts.extractor(), parts.settings(**change))) != digest(fitted)
+
+
+def test_other_pictures_change_the_data_digest(good: list[Path], fitted: FitResult) -> None:
+    other = fit(good[1:], parts.extractor(), parts.settings())
+    assert other.bank.manifest.data_digest != fitted.bank.manifest.data_digest
+
+
+def test_patch_vectors_beyond_the_limit_spill_and_give_the_same_bank(
+    good: list[Path], fitted: FitResult, tmp_path: Path
+) -> None:
+    limit = 30 * 64 * 4 * (8 + 3) + 2 * 4 * 8 * 192 + 1000
+    spilled = fit(good, parts.extractor(), parts.settings(memory_limit=limit, spill_folder=tmp_path))
+    assert spilled.spilled
+    assert not fitted.spilled
+    assert digest(spilled) == digest(fitted)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_limit_too_small_for_any_fit_says_what_to_change(good: list[Path]) -> None:
+    with pytest.raises(MemoryLimitError, match="--memory-limit"):
+        fit(good, parts.extractor(), parts.settings(memory_limit=1000))
+
+
+def test_a_single_good_picture_says_how_many_are_needed(good: list[Path]) -> None:
+    with pytest.raises(CalibrationError, match=r"1 good picture.*at least 10"):
+        fit(good[:1], parts.extractor(), parts.settings())
+
+
+def test_an_unreadable_picture_is_named(good: list[Path], tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(good[0].read_bytes()[:50])
+    with pytest.raises(UndecodableImageError, match=r"broken\.png"):
+        fit([*good, broken], parts.extractor(), parts.settings())
+
+
+def test_unreadable_pictures_can_be_skipped_and_are_counted(
+    good: list[Path], fitted: FitResult, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    result = fit([broken, *good], parts.extractor(), parts.settings(skip_unreadable=True))
+    assert result.skipped == [broken]
+    assert result.bank.manifest.skipped == ("broken.png",)
+    assert result.bank.manifest.pictures == len(good)
+    assert result.bank.manifest.thresholds == fitted.bank.manifest.thresholds
+
+
+def test_too_few_readable_pictures_are_too_few(good: list[Path], tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    with pytest.raises(CalibrationError, match="9 good"):
+        fit([*good[:9], broken], parts.extractor(), parts.settings(skip_unreadable=True))
+
+
+def test_a_geometry_the_backbone_is_not_compiled_for_is_refused(good: list[Path]) -> None:
+    with pytest.raises(GeometryError, match="64 pixels, not 96"):
+        fit(good, parts.extractor(), parts.settings(geometry=Geometry(resize=96, image_size=96)))
+
+
+@pytest.mark.parametrize("change", [{"coreset_ratio": 0.0}, {"coreset_ratio": 1.5}, {"fail_rate": 0.5}])
+def test_settings_out_of_range_are_refused(change: dict[str, object]) -> None:
+    with pytest.raises(GeometryError, match="out of range"):
+        parts.settings(**change)
+
+
+def test_leave_one_out_ignores_a_pictures_own_patches(good: list[Path]) -> None:
+    everything = fit(good, parts.extractor(), parts.settings(coreset_ratio=1.0, reweight=False))
+    patches = (
+        parts.extractor()
+        .embed(np.stack([parts.GEOMETRY.prepare(image).pixels for image in (read(path) for path in good)]))
+        .astype(np.float64)
+    )
+    for picture in (0, 13, 29):
+        others = np.delete(patches, picture, axis=0).reshape(-1, patches.shape[2])
+        distances = np.sqrt(((patches[picture][:, None] - others[None]) ** 2).sum(axis=2)).min(axis=1)
+        assert everything.picture_scores[picture] == pytest.approx(distances.max(), rel=1e-4, abs=1e-3)
+
+
+def test_modelzoo_mode_scores_by_squared_distances(good: list[Path], fitted: FitResult) -> None:
+    modelzoo = fit(good, parts.extractor(), parts.settings(score_mode="modelzoo")).bank
+    image = parts.draw_part(np.random.default_rng(99))
+    (paper_result,) = Inspector(parts.extractor(), fitted.bank).inspect([image])
+    (result,) = Inspector(parts.extractor(), modelzoo).inspect([image])
+    assert paper_result is not None
+    assert result is not None
+    patches = parts.extractor().embed(parts.GEOMETRY.prepare(image).pixels[None])[0].astype(np.float64)
+    squared = np.sort(((patches[:, None] - modelzoo.index.vectors[None]) ** 2).sum(axis=2), axis=1)
+    worst = squared[np.argmax(squared[:, 0]), :9]
+    weight = 1 - np.exp(worst - worst.max()).max() / np.exp(worst - worst.max()).sum()
+    assert result.score == pytest.approx(weight * worst[0], rel=1e-3, abs=1e-3)
+    assert result.anomaly_map.max() > paper_result.anomaly_map.max() ** 2
+
+
+def test_the_preview_shows_the_first_part_beside_its_heat_map(fitted: FitResult) -> None:
+    assert decode(fitted.bank.preview).shape == (64, 128, 3)
+
+
+KILLED_FIT = """
+import sys
+from pathlib import Path
+from patchcore_engine.fit import fit
+from patchcore_engine.images import list_pictures
+from tests.engine import parts
+
+class Loud:
+    def stage(self, name, total, unit):
+        print(name, flush=True)
+        from contextlib import nullcontext
+        return nullcontext(lambda count: None)
+
+fit(list_pictures(Path(sys.argv[1])), parts.extractor(seconds_per_batch=0.2),
+    parts.settings(memory_limit=200_000, spill_folder=Path(sys.argv[2])), Loud())
+"""
+
+
+def test_a_killed_fit_leaves_nothing_behind(good: list[Path], tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED_FIT, str(good[0].parent), str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "embedding\n"
+        process.send_signal(signal.SIGKILL)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loaded_bank_judges_as_the_fitted_one(fitted: FitResult) -> None:
+    loaded = MemoryBank.from_files(fitted.bank.files(), "v")
+    images = [parts.draw_part(np.random.default_rng(4), blot=True)]
+    (before,) = Inspector(parts.extractor(), fitted.bank).inspect(images)
+    (after,) = Inspector(parts.extractor(), loaded).inspect(images)
+    assert before is not None
+    assert after is not None
+    assert (before.score, before.regions) == (after.score, after.regions)

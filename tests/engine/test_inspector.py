@@ -1,0 +1,90 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from patchcore_engine.backbones.sleeping import SleepingExtractor
+from patchcore_engine.bank import MemoryBank
+from patchcore_engine.errors import BankMismatchError
+from patchcore_engine.fit import fit
+from patchcore_engine.inspector import Inspector, inspect_batch
+from tests.engine import parts
+
+
+class BrokenSensor(SleepingExtractor):
+    """Gives NaN for pictures that are all black, as a device with a fault may."""
+
+    def embed(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        patches = super().embed(images)
+        patches[images.max(axis=(1, 2, 3)) == 0, 3] = np.nan
+        return patches
+
+
+@pytest.fixture(scope="module")
+def banks(tmp_path_factory: pytest.TempPathFactory) -> tuple[MemoryBank, MemoryBank]:
+    first = parts.write_good_parts(tmp_path_factory.mktemp("a"), seed=1)
+    second = parts.write_good_parts(tmp_path_factory.mktemp("b"), seed=2)
+    return (
+        fit(first, parts.extractor(), parts.settings()).bank,
+        fit(second, parts.extractor(), parts.settings(reweight=False)).bank,
+    )
+
+
+def images(count: int) -> list[NDArray[np.uint8]]:
+    rng = np.random.default_rng(8)
+    return [parts.draw_part(rng, blot=number % 3 == 0) for number in range(count)]
+
+
+def test_a_batch_of_two_banks_equals_each_picture_alone(banks: tuple[MemoryBank, MemoryBank]) -> None:
+    extractor = parts.extractor()
+    items = [(parts.GEOMETRY.prepare(image), banks[number % 2]) for number, image in enumerate(images(7))]
+    together = inspect_batch(extractor, items).inspections
+    for item, result in zip(items, together, strict=True):
+        (alone,) = inspect_batch(extractor, [item]).inspections
+        assert result is not None
+        assert alone is not None
+        assert result.score == pytest.approx(alone.score, rel=1e-5)
+        assert result.outcome == alone.outcome
+        np.testing.assert_allclose(result.anomaly_map, alone.anomaly_map, rtol=1e-4, atol=1e-3)
+
+
+def test_more_pictures_than_a_batch_holds_keep_their_order(banks: tuple[MemoryBank, MemoryBank]) -> None:
+    inspector = Inspector(parts.extractor(batch_sizes=(1, 2)), banks[0])
+    results = inspector.inspect(images(5))
+    assert [result is not None and result.outcome == "fail" for result in results] == [True, False, False, True, False]
+
+
+def test_a_score_that_is_no_number_is_no_verdict(banks: tuple[MemoryBank, MemoryBank]) -> None:
+    black = np.zeros((80, 100, 3), dtype=np.uint8)
+    for bank in banks:
+        good, broken = Inspector(BrokenSensor(), bank).inspect([images(2)[1], black])
+        assert broken is None
+        assert good is not None
+        assert np.isfinite(good.anomaly_map).all()
+
+
+def test_an_extractor_and_a_bank_that_do_not_belong_together_are_refused(
+    banks: tuple[MemoryBank, MemoryBank],
+) -> None:
+    with pytest.raises(BankMismatchError):
+        Inspector(parts.extractor(image_size=32), banks[0])
+
+
+def test_a_mono_picture_equals_its_grey_rgb(banks: tuple[MemoryBank, MemoryBank], tmp_path: Path) -> None:
+    mono = images(1)[0][:, :, 0].copy()
+    inspector = Inspector(parts.extractor(), banks[0])
+    first, second = inspector.inspect([mono, np.repeat(mono[:, :, None], 3, axis=2)])
+    assert first is not None
+    assert second is not None
+    assert first.score == second.score
+    assert (first.frame_height, first.frame_width) == (80, 100)
+
+
+def test_heat_levels_reach_the_threshold_level_where_regions_are(banks: tuple[MemoryBank, MemoryBank]) -> None:
+    inspector = Inspector(parts.extractor(), banks[0])
+    (result,) = inspector.inspect(images(1))
+    assert result is not None
+    threshold = banks[0].manifest.thresholds.pixel.value
+    levels = inspector.heat_levels(result)
+    assert (levels >= 128).sum() == pytest.approx((result.anomaly_map >= threshold).sum(), abs=3)
