@@ -31,7 +31,6 @@ LIBRARIES: Final = {
 # oneDNN's reference loop reaches about a hundredth of a matrix product's speed, its real kernels at least a quarter.
 SLOW_CONVOLUTION: Final = 0.05
 SLOW_MEMORY_GB_S: Final = 3.0
-SLEEPING: Final = "sleeping"  # the shipped fake backbone, which has no weights
 REINSTALL: Final = "Install the locked versions again: pip install --require-hashes -r requirements/runtime.lock"
 
 
@@ -194,6 +193,7 @@ def check_bank(
     `weights`: as `load_weights` takes them.
     """
     from patchcore_engine.backbones.registry import backbone_spec
+    from patchcore_engine.backbones.sleeping import NAME as SLEEPING
     from patchcore_engine.backbones.weights import load_weights
     from patchcore_engine.bank import MemoryBank
     from patchcore_engine.bank_store import resolve
