@@ -1,0 +1,47 @@
+"""Where the daemon of a configuration is reached, as its clients on the same host need it."""
+
+import json
+from pathlib import Path
+from typing import Final, Literal
+
+from daemon.config import Settings, load_settings
+from daemon.errors import ConfigError, NotRunningError
+
+Door = Literal["push", "acked", "verdicts", "replay"]
+
+ADDRESSES_FILE: Final = "addresses.json"
+DEFAULT_CONFIG: Final = Path("config.toml")
+_KEYS: Final[dict[Door, str]] = {
+    "push": "intake.push",
+    "acked": "intake.acked",
+    "verdicts": "publish.verdicts",
+    "replay": "publish.replay",
+}
+
+
+def endpoint(door: Door, config: Path | None) -> str:
+    """Return the address to connect to for `door`, by the configuration file at `config`.
+
+    None reads config.toml in the current folder where there is one, and the default addresses otherwise. A port that
+    the system chose is read from the state folder of the running daemon.
+    Raises ConfigError for a closed door and NotRunningError where the running daemon must tell and there is none.
+    """
+    if config is None and DEFAULT_CONFIG.is_file():
+        config = DEFAULT_CONFIG
+    settings = load_settings(config) if config is not None else Settings()
+    section, key = _KEYS[door].split(".")
+    address = str(getattr(getattr(settings, section), key))
+    if not address:
+        raise ConfigError(f'{_KEYS[door]} is "" in the configuration: that door is closed. Give --address.')
+    if address.startswith("tcp://") and address.rpartition(":")[2] in ("*", "0"):
+        address = running_addresses(settings.service.state_dir)[door]
+    return address.replace("tcp://0.0.0.0:", "tcp://127.0.0.1:").replace("tcp://*:", "tcp://127.0.0.1:")
+
+
+def running_addresses(state_dir: Path) -> dict[str, str]:
+    """Return the real addresses that the daemon with this state folder wrote at its start. Raises NotRunningError."""
+    path = state_dir / ADDRESSES_FILE
+    try:
+        return {str(door): str(address) for door, address in json.loads(path.read_text(encoding="utf-8")).items()}
+    except (OSError, ValueError) as error:
+        raise NotRunningError(f"{path} can't be read: start the daemon first (patchline serve).") from error
