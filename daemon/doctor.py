@@ -59,12 +59,14 @@ def examine(settings: Settings, *, recipes: bool, banks: Path | None = None) -> 
 
 def check_recipes(settings: Settings) -> Iterator[Finding]:
     """Check the bank of each recipe in the configuration."""
+    from daemon.recipes import bank_folder
+
     if not settings.recipes:
         remedy = "Add a [recipes.NAME] with a bank and its cameras."
         yield Finding(check="recipes", status="warning", detail="the configuration names no recipe", remedy=remedy)
     for name, recipe in settings.recipes.items():
         yield from diagnosis.check_bank(
-            settings.banks.dir / recipe.bank,
+            bank_folder(settings, recipe),
             name,
             weights=_weights_source(settings, recipe),
             weights_dir=settings.engine.weights_dir,
@@ -173,7 +175,7 @@ def worst(findings: Iterable[Finding]) -> diagnosis.Status:
 
 
 def _weights_source(settings: Settings, recipe: RecipeSettings) -> str | None:
-    return recipe.weights or settings.engine.weights or None
+    return (recipe.weights if recipe.weights is not None else settings.engine.weights) or None
 
 
 def _fsync_milliseconds(folder: Path) -> float:

@@ -11,14 +11,20 @@ STATUS_WIDTH: Final = 8
 
 
 def doctor(
-    config: Annotated[Path | None, typer.Option(help="Check this configuration's device, banks and addresses.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Check this configuration's device, banks and addresses; else config.toml in this folder."),
+    ] = None,
     banks: Annotated[Path | None, typer.Option(help="Check every recipe's active bank in this folder.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Check this host: libraries, device, speed, weights, banks, disks and ports. Status 1 if anything fails."""
     from daemon import doctor as examination
     from daemon.config import Settings, load_settings
+    from daemon.endpoints import DEFAULT_CONFIG
 
+    if config is None and DEFAULT_CONFIG.is_file():
+        config = DEFAULT_CONFIG
     settings = load_settings(config) if config is not None else Settings()
     findings = []
     for finding in examination.examine(settings, recipes=config is not None, banks=banks):

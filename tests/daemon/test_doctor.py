@@ -159,7 +159,7 @@ def test_faiss_searches_with_every_processor_although_mindspore_is_imported_firs
 
 def test_the_command_reports_in_json_and_fails_by_its_status(tmp_path: Path) -> None:
     command = [str(Path(sys.executable).with_name("patchline")), "doctor", "--json", "--banks", str(tmp_path / "none")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     report = json.loads(done.stdout)
     assert (done.returncode, done.stderr) == (1, "")
     assert report["status"] == "fail"
