@@ -4,11 +4,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
-from typing import Final, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
 
 from daemon.intake import ReplyToken
-from daemon.messages import FrameHeader, HeatmapHeader, Verdict
+from daemon.messages import FrameHeader, Verdict
+from daemon.outcomes import Outcome, Reason
+
+if TYPE_CHECKING:
+    from daemon.inspection import Judgement
 
 # How far acked frames that were under way may overfill a blocking queue before they are refused.
 OVERFILL: Final = 2
@@ -33,7 +37,8 @@ class QueuePolicy:
 class Ticket:
     """One part that was taken in and owes its verdict. `count` parts from `seq` on when it stands for a gap.
 
-    `header` and `payload` are None for parts that never came. `deadline_ns` is on the monotonic clock.
+    `header` and `payload` are None for parts that never came. `deadline_ns` is on the monotonic clock. `forgotten`: its
+    sender will send it again, so that it must get no verdict now.
     """
 
     camera: str
@@ -48,10 +53,10 @@ class Ticket:
     payload: memoryview | None = None
     recipe: str | None = None
     deadline_ns: int | None = None
-    replies: list[ReplyToken] = field(default_factory=list)
+    reply: ReplyToken | None = None
     forgotten: bool = False
     verdict: Verdict | None = None
-    heatmap: tuple[HeatmapHeader, bytes] | None = None
+    judgement: "Judgement | None" = None
     settled_monotonic_ns: int = 0
 
     @property
@@ -61,6 +66,24 @@ class Ticket:
     @property
     def size(self) -> int:
         return self.payload.nbytes if self.payload is not None else 0
+
+    def refused(self, reason: Reason, detail: str | None = None) -> Verdict:
+        """Return the verdict that this part was not inspected."""
+        header = self.header
+        return Verdict(
+            camera=self.camera,
+            stream=self.stream,
+            seq=self.seq,
+            count=self.count,
+            verdict=Outcome.NOT_INSPECTED,
+            reason=reason,
+            detail=detail,
+            captured_ns=self.captured_ns,
+            received_ns=self.received_ns,
+            trigger=header.trigger if header is not None else None,
+            part=header.part if header is not None else None,
+            recipe=self.recipe,
+        )
 
 
 @dataclass(frozen=True, slots=True)

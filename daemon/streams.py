@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from daemon.messages import NO_CAMERA
+
 # The upper half of the streams that are drawn here for cameras that send none, so that they are known again in the
 # journal. A sender's own random stream falls among them once in 2**32.
 IMPLICIT_PREFIX: Final = 0x494D504C << 32
@@ -72,7 +74,8 @@ class StreamLedger:
     def load(self, streams: Mapping[str, Iterable[StreamState]]) -> None:
         """Take up what the journal knows; of more than `max_cameras` cameras the most recent."""
         recent = sorted(streams, key=lambda camera: -max((s.updated_ns for s in streams[camera]), default=0))
-        for camera in recent[: self._max_cameras]:
+        named = [camera for camera in recent if camera != NO_CAMERA]
+        for camera in named[: self._max_cameras]:
             newest = sorted(streams[camera], key=lambda state: state.updated_ns)[-self._max_streams :]
             self._cameras[camera] = OrderedDict((s.stream, _Stream(s.last_seq, s.last_seq)) for s in newest)
 
@@ -128,8 +131,7 @@ class StreamLedger:
 
     def roll_back(self, camera: str, stream: int) -> None:
         """Forget every part of the stream that is not journalled: its sender will send them again."""
-        state = self._cameras[camera].get(stream)
-        if state is None:
+        if camera not in self._cameras or (state := self._cameras[camera].get(stream)) is None:
             return
         state.last_seq, state.under_way = state.journalled_seq, 0
         if state.last_seq is None:

@@ -1,0 +1,205 @@
+"""The way out: settled verdicts are journalled, then published, then acknowledged; what happens when the disk fails."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final, Literal, Protocol
+
+import structlog
+
+from daemon.config import PublishSettings
+from daemon.errors import JournalError
+from daemon.heatmaps import encode_heatmap
+from daemon.intake import Doors
+from daemon.messages import NO_CAMERA, HeatmapHeader, Verdict
+from daemon.outcomes import Reason
+from daemon.reception import Reception
+from daemon.scheduler import Ticket
+from daemon.sequencer import Sequencer
+from daemon.telemetry import Telemetry
+
+log = structlog.get_logger()
+
+RETRY_MS: Final = 250
+LONGEST_RETRY_MS: Final = 5000
+HOUSEKEEPING_S: Final = 1.0
+
+
+class VerdictJournal(Protocol):
+    """What delivery asks of the journal; all but `close` raise JournalError."""
+
+    def append(self, verdicts: Sequence[Verdict]) -> list[Verdict]:
+        """Commit all in one transaction and return them with their offsets."""
+        ...
+
+    def check(self) -> None:
+        """Write and sync something small, to see whether the disk takes writes again."""
+        ...
+
+    def prune(self, now_ns: int) -> int: ...
+
+
+class VerdictPublisher(Protocol):
+    """What delivery asks of the publisher; every call on the sink thread."""
+
+    @property
+    def heatmaps_wanted(self) -> bool: ...
+
+    def publish(self, verdict: Verdict, heatmap: tuple[HeatmapHeader, bytes] | None = None) -> None: ...
+
+    def update(self) -> None: ...
+
+
+class PartArchive(Protocol):
+    """Keeps originals and overlays. `offer` never blocks."""
+
+    def offer(self, verdict: Verdict, ticket: Ticket) -> None: ...
+
+
+class Delivery:
+    """The sink thread's work. `run` returns when the sequencer is closed and every verdict has left."""
+
+    def __init__(
+        self,
+        *,
+        settings: PublishSettings,
+        sequencer: Sequencer,
+        reception: Reception,
+        journal: VerdictJournal,
+        publisher: VerdictPublisher | None,
+        archive: PartArchive | None,
+        telemetry: Telemetry,
+        on_state: Callable[[bool], None],
+    ) -> None:
+        self._heatmaps: Literal["png", "overlay", "float16"] | None = (
+            settings.heatmaps if settings.heatmaps != "off" else None
+        )
+        self._sequencer = sequencer
+        self._reception = reception
+        self._journal = journal
+        self._publisher = publisher
+        self._archive = archive
+        self._telemetry = telemetry
+        self._on_state = on_state
+        self._doors: Doors | None = None
+        self._retry_ms = 0
+        self._retry_at_ns = 0
+        self.last_progress_ns = time.monotonic_ns()
+        telemetry.journal_available.set(1)
+
+    def attach(self, doors: Doors) -> None:
+        self._doors = doors
+
+    @property
+    def journal_available(self) -> bool:
+        return self._retry_ms == 0
+
+    def run(self) -> None:
+        while (tickets := self._sequencer.take(self._timeout_s())) is not None:
+            if tickets:
+                self.deliver(tickets)
+            elif self._publisher is not None:
+                self._publisher.update()
+            if not self.journal_available and time.monotonic_ns() >= self._retry_at_ns:
+                self._try_again()
+
+    def deliver(self, tickets: Sequence[Ticket]) -> None:
+        """Let verdicts leave; `tickets` are settled and in order."""
+        begin_ns, published_ns = time.monotonic_ns(), time.time_ns()
+        settled = [(ticket, ticket.verdict) for ticket in tickets if ticket.verdict is not None]
+        verdicts = [_stamped(ticket, verdict, begin_ns, published_ns) for ticket, verdict in settled]
+        if self.journal_available:
+            try:
+                journalled = self._journal.append(verdicts)
+            except JournalError as error:
+                pushed = self._fail(tickets, error)
+            else:
+                self._telemetry.journal_commit_seconds.observe((time.monotonic_ns() - begin_ns) / 1e9)
+                self._send(tickets, journalled)
+                pushed = []
+        else:
+            pushed = [ticket for ticket in tickets if not ticket.forgotten]
+        self._send_unjournalled(pushed)
+        self.last_progress_ns = time.monotonic_ns()
+        self._reception.made_room()
+
+    def _send(self, tickets: Sequence[Ticket], verdicts: Sequence[Verdict]) -> None:
+        due = self._reception.journalled(tickets, verdicts)
+        for ticket, verdict in zip(tickets, verdicts, strict=True):
+            self._publish(ticket, verdict)
+        if due and self._doors is not None:
+            self._doors.acknowledge(due)
+        if self._archive is not None:
+            for ticket, verdict in zip(tickets, verdicts, strict=True):
+                if ticket.judgement is not None:
+                    self._archive.offer(verdict, ticket)
+        cameras = self._reception.cameras
+        for ticket, verdict in zip(tickets, verdicts, strict=True):
+            self._count(ticket, verdict, ticket.camera if ticket.camera in cameras else NO_CAMERA)
+
+    def _send_unjournalled(self, tickets: Sequence[Ticket]) -> None:
+        published_ns = time.time_ns()
+        for ticket in tickets:
+            verdict = replace(ticket.refused(Reason.JOURNAL_UNAVAILABLE), published_ns=published_ns)
+            if self._publisher is not None:
+                self._publisher.publish(verdict)
+            self._telemetry.count_verdict(verdict, ticket.camera)
+        self._reception.left_unjournalled(tickets)
+
+    def _publish(self, ticket: Ticket, verdict: Verdict) -> None:
+        if self._publisher is None:
+            return
+        heatmap = None
+        if self._heatmaps is not None and ticket.judgement is not None and self._publisher.heatmaps_wanted:
+            heatmap = encode_heatmap(verdict, ticket.judgement, self._heatmaps)
+        self._publisher.publish(verdict, heatmap)
+
+    def _count(self, ticket: Ticket, verdict: Verdict, camera_label: str) -> None:
+        now_ns = time.monotonic_ns()
+        publish_us = (now_ns - ticket.settled_monotonic_ns) // 1000
+        self._telemetry.count_verdict(
+            replace(verdict, stages=replace(verdict.stages, publish=publish_us)), camera_label
+        )
+        if verdict.score is not None and verdict.recipe is not None:
+            seconds = (now_ns - ticket.received_monotonic_ns) / 1e9
+            self._telemetry.end_to_end_seconds.labels(verdict.recipe).observe(seconds)
+
+    def _fail(self, tickets: Sequence[Ticket], error: JournalError) -> list[Ticket]:
+        """Return the tickets whose frames can't be sent again."""
+        log.error("journal_failed", error=str(error))
+        self._telemetry.journal_failures.inc()
+        self._telemetry.journal_available.set(0)
+        self._retry_ms = RETRY_MS
+        self._retry_at_ns = time.monotonic_ns() + RETRY_MS * 1_000_000
+        pushed = self._reception.suspend(tickets)
+        if self._doors is not None:
+            self._doors.reset_all("journal_unavailable", RETRY_MS)
+        self._on_state(False)
+        return pushed
+
+    def _try_again(self) -> None:
+        try:
+            self._journal.check()
+        except JournalError as error:
+            log.warning("journal_still_fails", error=str(error), retry_ms=self._retry_ms)
+            self._telemetry.journal_failures.inc()
+            self._retry_ms = min(2 * self._retry_ms, LONGEST_RETRY_MS)
+            self._retry_at_ns = time.monotonic_ns() + self._retry_ms * 1_000_000
+            return
+        self._retry_ms = 0
+        self._telemetry.journal_available.set(1)
+        self._reception.resume()
+        if self._doors is not None:
+            self._doors.resume()
+        self._on_state(True)
+        log.info("journal_recovered")
+
+    def _timeout_s(self) -> float:
+        if self.journal_available:
+            return HOUSEKEEPING_S
+        return max((self._retry_at_ns - time.monotonic_ns()) / 1e9, 0.001)
+
+
+def _stamped(ticket: Ticket, verdict: Verdict, begin_ns: int, published_ns: int) -> Verdict:
+    publish_us = (begin_ns - ticket.settled_monotonic_ns) // 1000
+    return replace(verdict, published_ns=published_ns, stages=replace(verdict.stages, publish=publish_us))

@@ -1,0 +1,43 @@
+"""Tells systemd how the service is: sd_notify(3), without its library."""
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Mapping
+
+
+class Notifier:
+    """Sends to the socket that NOTIFY_SOCKET names, a path or `@` and an abstract name; without one it does nothing."""
+
+    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+        address = environment.get("NOTIFY_SOCKET", "")
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        usec = environment.get("WATCHDOG_USEC", "")
+        mine = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        self.watchdog_s = int(usec) / 1e6 if usec.isdecimal() and mine else None
+
+    def send(self, **fields: str) -> None:
+        """Send fields such as READY="1". A systemd that doesn't listen is no reason to stop."""
+        if not self._address:
+            return
+        message = "\n".join(f"{name}={value}" for name, value in fields.items()).encode()
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.sendto(message, self._address)
+
+    def ready(self, status: str) -> None:
+        self.send(READY="1", STATUS=status)
+
+    def reloading(self) -> None:
+        """The clock is CLOCK_MONOTONIC in microseconds, as Type=notify-reload asks."""
+        self.send(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000), STATUS="Reloading")
+
+    def stopping(self) -> None:
+        self.send(STOPPING="1", STATUS="Finishing what waits")
+
+    def status(self, text: str) -> None:
+        self.send(STATUS=text)
+
+    def alive(self) -> None:
+        """Feed the watchdog."""
+        self.send(WATCHDOG="1")

@@ -1,0 +1,284 @@
+"""The stages and their threads: queue -> decode -> engine -> in order -> journal and out. Only this file knows all."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from daemon.config import Settings
+from daemon.delivery import Delivery, PartArchive, VerdictJournal, VerdictPublisher
+from daemon.inspection import (
+    DecodedFrame,
+    Judgement,
+    Refusal,
+    decode_frame,
+    judge,
+    judged_verdict,
+    run_guarded,
+)
+from daemon.intake import Doors, Intake
+from daemon.outcomes import Reason
+from daemon.reception import Reception, VerdictLookup
+from daemon.recipes import RecipeSet
+from daemon.scheduler import QueuePolicy, Scheduler, Ticket
+from daemon.sequencer import Sequencer
+from daemon.streams import StreamLedger
+from daemon.telemetry import Telemetry
+
+log = structlog.get_logger()
+
+# Weight of the newest batch in the running estimate of how long the engine takes.
+NEWEST_BATCH_WEIGHT: Final = 0.25
+DELIVERY_S: Final = 10.0
+NO_RECIPES: Final = RecipeSet({}, {})
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """Something for the engine thread to do between two batches."""
+
+    call: Callable[[], None]
+    done: "Future[Exception | None]"
+
+
+class Pipeline:
+    """Owns the decode, engine and sink threads. `intake` is for the ingest thread."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        telemetry: Telemetry,
+        ledger: StreamLedger,
+        lookup: VerdictLookup,
+        journal: VerdictJournal,
+        publisher: VerdictPublisher | None,
+        archive: PartArchive | None = None,
+        on_journal: Callable[[bool], None] = lambda _available: None,
+    ) -> None:
+        self._settings = settings
+        self._telemetry = telemetry
+        self._recipes = NO_RECIPES
+        self._keeps_payloads = archive is not None
+        policy = QueuePolicy(
+            frames=settings.queue.frames,
+            frames_per_camera=settings.queue.frames_per_camera,
+            bytes=settings.queue.bytes,
+            shed=settings.queue.shed,
+            max_delay_ms=settings.queue.max_delay_ms,
+        )
+        self._scheduler = Scheduler(policy, self._extractor_key)
+        self._sequencer = Sequencer()
+        self._reception = Reception(
+            settings=settings.intake,
+            ledger=ledger,
+            scheduler=self._scheduler,
+            sequencer=self._sequencer,
+            lookup=lookup,
+            recipes=lambda: self._recipes,
+            telemetry=telemetry,
+        )
+        self._delivery = Delivery(
+            settings=settings.publish,
+            sequencer=self._sequencer,
+            reception=self._reception,
+            journal=journal,
+            publisher=publisher,
+            archive=archive,
+            telemetry=telemetry,
+            on_state=on_journal,
+        )
+        # One batch is prefetched: the decode thread takes the next only when the engine has begun with the last.
+        self._decoded: queue.Queue[list[DecodedFrame] | _Job | None] = queue.Queue(maxsize=1)
+        self._free_slot = threading.Semaphore(1)
+        self._batch_ns = 0
+        self._engine_progress_ns = time.monotonic_ns()
+        self._job_since_ns: int | None = None
+        self._threads = [
+            threading.Thread(target=self._run_decode, name="decode", daemon=True),
+            threading.Thread(target=self._run_engine, name="engine", daemon=True),
+            threading.Thread(target=self._delivery.run, name="sink", daemon=True),
+        ]
+        self._watch_gauges()
+
+    @property
+    def intake(self) -> Intake:
+        return self._reception
+
+    @property
+    def recipes(self) -> RecipeSet:
+        """The recipes that serve now."""
+        return self._recipes
+
+    @property
+    def journal_available(self) -> bool:
+        return self._delivery.journal_available
+
+    @property
+    def alive(self) -> bool:
+        return all(thread.is_alive() for thread in self._threads)
+
+    def attach(self, doors: Doors) -> None:
+        """Say where acknowledgements go, before any frame comes."""
+        self._reception.attach(doors)
+        self._delivery.attach(doors)
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def run_on_engine(self, call: Callable[[], None]) -> "Future[Exception | None]":
+        """Let the engine thread do `call` between two batches; the future tells what it raised."""
+        done: Future[Exception | None] = Future()
+        self._decoded.put(_Job(call, done))
+        return done
+
+    def serve(self, recipes: RecipeSet) -> None:
+        """Swap in another set of recipes; a batch that is decoded already keeps the set that it was decoded for."""
+        for name in set(self._recipes.recipes) - set(recipes.recipes):
+            self._telemetry.remove_recipe(name)
+        for name, recipe in recipes.recipes.items():
+            self._telemetry.set_recipe(name, recipe.bank.version, recipe.review, recipe.fail)
+        self._recipes = recipes
+
+    def stuck(self) -> bool:
+        """Whether work waits and none has been finished for stuck_s (load_s while the engine thread loads)."""
+        oldest = self._reception.oldest()
+        if oldest is None:
+            return False
+        progress_ns, limit_s = self._delivery.last_progress_ns, self._settings.service.stuck_s
+        if oldest.verdict is None:
+            progress_ns = self._engine_progress_ns
+            job_since_ns = self._job_since_ns
+            if job_since_ns is not None:
+                progress_ns, limit_s = job_since_ns, self._settings.service.load_s
+        waited_ns = time.monotonic_ns() - max(progress_ns, oldest.received_monotonic_ns)
+        return waited_ns > limit_s * 1e9
+
+    def drain(self, limit_s: float) -> int:
+        """Finish what waits within `limit_s`; give the rest its verdict `shutting_down` and return how many that were.
+
+        No frame may come in any more.
+        """
+        self._scheduler.close()
+        cut_off = 0
+        if not self._sequencer.wait_until_settled(limit_s):
+            self._scheduler.take_all()
+            for ticket in self._sequencer.unsettled():
+                cut_off += self._sequencer.settle(ticket, ticket.refused(Reason.SHUTTING_DOWN))
+        self._sequencer.close()
+        self._threads[2].join(DELIVERY_S)
+        return cut_off
+
+    def _run_decode(self) -> None:
+        largest = max(self._settings.engine.batch_sizes)
+        while True:
+            self._free_slot.acquire()
+            frames: list[DecodedFrame] = []
+            while not frames:
+                taken = self._scheduler.take(largest, ahead_ns=self._batch_ns)
+                if taken is None:
+                    self._decoded.put(None)
+                    return
+                self._reception.made_room()
+                self._settle_late(taken.late)
+                if not taken.batch:
+                    self._expect_less()
+                frames = self._decode(taken.batch)
+            self._decoded.put(frames)
+
+    def _decode(self, tickets: Sequence[Ticket]) -> list[DecodedFrame]:
+        recipes, taken_ns = self._recipes, time.monotonic_ns()
+        frames = []
+        for ticket in tickets:
+            if ticket.forgotten:
+                continue
+            recipe = recipes.recipes.get(ticket.recipe or "")
+            if recipe is None:
+                frame: DecodedFrame | Refusal = Refusal(
+                    Reason.UNKNOWN_RECIPE, f"Recipe {ticket.recipe} was taken away by a reload."
+                )
+            else:
+                frame = decode_frame(ticket, recipe, taken_ns)
+            if isinstance(frame, Refusal):
+                self._refuse(ticket, frame)
+            else:
+                frames.append(frame)
+        return frames
+
+    def _run_engine(self) -> None:
+        while (work := self._decoded.get()) is not None:
+            if isinstance(work, _Job):
+                self._job_since_ns = time.monotonic_ns()
+                failure = run_guarded(work.call)
+                self._job_since_ns = None
+                self._engine_progress_ns = time.monotonic_ns()
+                work.done.set_result(failure)
+            else:
+                self._free_slot.release()
+                self._judge(work)
+
+    def _judge(self, frames: list[DecodedFrame]) -> None:
+        begin_ns = time.monotonic_ns()
+        finish_ns = begin_ns + self._batch_ns
+        late = [f for f in frames if f.ticket.deadline_ns is not None and f.ticket.deadline_ns <= finish_ns]
+        self._settle_late([frame.ticket for frame in late])
+        waiting = [f for f in frames if f not in late and not f.ticket.forgotten and f.ticket.verdict is None]
+        if not waiting:
+            self._expect_less()
+            return
+        judged = judge(waiting, self._engine_failed)
+        end_ns = time.monotonic_ns()
+        self._batch_ns += int((end_ns - begin_ns - self._batch_ns) * NEWEST_BATCH_WEIGHT)
+        self._telemetry.observe_batch(len(waiting), begin_ns, end_ns)
+        for item in judged:
+            ticket = item.frame.ticket
+            if isinstance(item.result, Judgement):
+                ticket.judgement = item.result
+                if not self._keeps_payloads:
+                    ticket.payload = None
+                self._sequencer.settle(ticket, judged_verdict(item, item.result))
+            else:
+                self._refuse(ticket, item.result)
+        self._engine_progress_ns = end_ns
+
+    def _refuse(self, ticket: Ticket, refusal: Refusal) -> None:
+        ticket.payload = None
+        self._sequencer.settle(ticket, ticket.refused(refusal.reason, refusal.detail))
+
+    def _settle_late(self, tickets: Sequence[Ticket]) -> None:
+        for ticket in tickets:
+            self._refuse(ticket, Refusal(Reason.LATE, "It could not be judged within the recipe's max_age_ms."))
+
+    def _expect_less(self) -> None:
+        """One slow batch must not make every later frame late unseen."""
+        self._batch_ns //= 2
+
+    def _engine_failed(self, error: Exception) -> None:
+        self._telemetry.engine_errors.inc()
+        log.error("engine_failed", error=str(error), exc_info=error)
+
+    def _extractor_key(self, ticket: Ticket) -> object:
+        recipe = self._recipes.recipes.get(ticket.recipe or "")
+        return recipe.inspector.extractor.identity if recipe is not None else None
+
+    def _watch_gauges(self) -> None:
+        telemetry = self._telemetry
+        telemetry.queue_frames_limit.set(self._settings.queue.frames)
+        telemetry.queue_bytes_limit.set(self._settings.queue.bytes)
+        telemetry.cameras_limit.set(self._settings.intake.max_cameras)
+        telemetry.watch(telemetry.queue_frames, lambda: self._scheduler.frames)
+        telemetry.watch(telemetry.queue_bytes, lambda: self._scheduler.bytes)
+        telemetry.watch(telemetry.queue_oldest_age, self._oldest_age_s)
+        telemetry.watch(telemetry.in_flight, lambda: self._reception.under_way)
+        telemetry.watch(telemetry.journal_lag, lambda: self._sequencer.released)
+        telemetry.watch(telemetry.cameras, lambda: len(self._reception.cameras))
+
+    def _oldest_age_s(self) -> float:
+        oldest_ns = self._scheduler.oldest_received_ns()
+        return (time.monotonic_ns() - oldest_ns) / 1e9 if oldest_ns is not None else 0.0

@@ -1,0 +1,142 @@
+"""Camera -> recipe -> memory bank, and loading them beside the ones that serve."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from daemon.config import ANY_CAMERA, EngineSettings, RecipeSettings, Settings
+from daemon.errors import ConfigError
+from daemon.outcomes import Outcome
+from patchcore_engine.bank import MemoryBank
+from patchcore_engine.bank_store import resolve
+from patchcore_engine.errors import BankError, DeviceError
+from patchcore_engine.inspector import Inspector
+
+if TYPE_CHECKING:
+    from patchcore_engine.backbones.extractor import ExtractorIdentity, FeatureExtractor
+
+SLEEPING: str = "sleeping"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """One recipe with its bank, ready to inspect; `review` and `fail` are the score thresholds in force."""
+
+    name: str
+    inspector: Inspector
+    review: float
+    fail: float
+    max_age_ms: int | None
+
+    @property
+    def bank(self) -> MemoryBank:
+        return self.inspector.bank
+
+    def outcome(self, score: float) -> Outcome:
+        if score >= self.fail:
+            return Outcome.FAIL
+        return Outcome.REVIEW if score >= self.review else Outcome.PASS
+
+    def rehearse(self) -> None:
+        """Inspect one picture for real. Raises DeviceError when the score is no finite number."""
+        size = self.bank.manifest.image_size
+        result = self.inspector.inspect([np.full((size, size, 3), 128, dtype=np.uint8)])[0]
+        if result is None:
+            raise DeviceError(f"Recipe {self.name}: the trial inspection gave no finite score. Run `patchline doctor`.")
+
+
+@dataclass(frozen=True)
+class RecipeSet:
+    """The recipes that serve together; replaced as a whole, never changed."""
+
+    recipes: Mapping[str, Recipe]
+    settings: Mapping[str, RecipeSettings]
+
+    def resolve(self, camera: str, requested: str | None) -> Recipe | None:
+        """Return the recipe that a frame asks for, else its camera's, else the one for any camera."""
+        if requested is not None:
+            return self.recipes.get(requested)
+        name = self._by_camera.get(camera) or self._by_camera.get(ANY_CAMERA)
+        return self.recipes[name] if name is not None else None
+
+    def extractors(self) -> "dict[ExtractorIdentity, FeatureExtractor]":
+        """Return the extractors in use, one for each identity."""
+        return {recipe.inspector.extractor.identity: recipe.inspector.extractor for recipe in self.recipes.values()}
+
+    @cached_property
+    def _by_camera(self) -> dict[str, str]:
+        return {camera: name for name, recipe in self.settings.items() for camera in recipe.cameras}
+
+
+def load_recipes(settings: Settings, reuse: "Mapping[ExtractorIdentity, FeatureExtractor] | None" = None) -> RecipeSet:
+    """Load every recipe's active bank; recipes of one extractor identity share one extractor, new or of `reuse`.
+
+    Raises ConfigError when there is no recipe or one can't be used, and PatchcoreError as the engine does.
+    """
+    if not settings.recipes:
+        raise ConfigError("No recipe is configured: add a [recipes.NAME] section with its bank and cameras.")
+    extractors = dict(reuse or {})
+    loaded: dict[str, Recipe] = {}
+    for name, recipe in settings.recipes.items():
+        bank = _load_bank(name, bank_folder(settings, recipe))
+        identity = bank.manifest.extractor_identity
+        if identity not in extractors:
+            extractors[identity] = _open_extractor(bank, settings.engine, recipe)
+        loaded[name] = _with_thresholds(name, recipe, Inspector(extractors[identity], bank))
+    return RecipeSet(loaded, settings.recipes)
+
+
+def bank_folder(settings: Settings, recipe: RecipeSettings) -> Path:
+    """Return the folder that a recipe's `bank` names: one under banks.dir, or any path that holds a separator."""
+    return Path(recipe.bank) if "/" in recipe.bank else settings.banks.dir / recipe.bank
+
+
+def _load_bank(name: str, folder: Path) -> MemoryBank:
+    try:
+        return MemoryBank.load(resolve(folder))
+    except BankError as error:
+        raise type(error)(f"recipes.{name}: {error}") from error
+
+
+def _with_thresholds(name: str, recipe: RecipeSettings, inspector: Inspector) -> Recipe:
+    thresholds = inspector.bank.manifest.thresholds
+    review = recipe.review_threshold if recipe.review_threshold is not None else thresholds.review.value
+    fail = recipe.fail_threshold if recipe.fail_threshold is not None else thresholds.fail.value
+    if review > fail:
+        raise ConfigError(
+            f"recipes.{name}: the review threshold {review:.4g} is above the fail threshold {fail:.4g} of bank "
+            f"{inspector.bank.version}: set both."
+        )
+    return Recipe(name=name, inspector=inspector, review=review, fail=fail, max_age_ms=recipe.max_age_ms)
+
+
+def _open_extractor(bank: MemoryBank, engine: EngineSettings, recipe: RecipeSettings) -> "FeatureExtractor":
+    manifest = bank.manifest
+    if manifest.backbone == SLEEPING:
+        from patchcore_engine.backbones.sleeping import SleepingExtractor
+
+        return SleepingExtractor(
+            image_size=manifest.image_size,
+            grid=manifest.grid[0],
+            dimension=manifest.dimension,
+            batch_sizes=engine.batch_sizes,
+            seconds_per_batch=engine.sleep_ms / 1e3,
+        )
+    from patchcore_engine.backbones.factory import open_extractor
+
+    weights = recipe.weights if recipe.weights is not None else engine.weights
+    return open_extractor(
+        backbone=manifest.backbone,
+        weights=weights or None,
+        geometry=manifest.geometry,
+        embedding=manifest.embedding,
+        device=engine.device,
+        device_id=engine.device_id,
+        precision=engine.precision,
+        batch_sizes=engine.batch_sizes,
+        backbone_file=engine.backbone_file,
+    )
