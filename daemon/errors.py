@@ -8,6 +8,7 @@ DaemonError
 ├── ArchiveError           the archive can't be written
 ├── ReloadError            a reload that failed; the running banks go on serving
 ├── NotRunningError        no daemon answers at an address
+├── OffsetsLostError       verdicts that a subscriber asked for are no longer in the journal
 └── SenderError
     ├── BufferFullError    FrameSender's own buffer is full and its policy is to raise
     └── SenderClosedError
@@ -50,6 +51,28 @@ class ReloadError(DaemonError):
 
 class NotRunningError(DaemonError):
     """Raised when no daemon answers at an address."""
+
+
+class OffsetsLostError(DaemonError):
+    """Raised when verdicts can't be delivered any more, because the journal was pruned or emptied.
+
+    The verdicts `first` .. `next` - 1 are lost to this subscriber; delivery goes on at `next`. `emptied`: the journal
+    is another one than before, so its offsets begin anew.
+    """
+
+    def __init__(self, first: int, following: int, *, emptied: bool) -> None:
+        if emptied:
+            message = (
+                f"Offset {first} is not in this journal: it was emptied. Delivery goes on at its offset {following}."
+            )
+        else:
+            message = (
+                f"Verdicts {first} to {following - 1} are no longer in the journal. Delivery goes on at {following}."
+            )
+        super().__init__(message)
+        self.first = first
+        self.next = following
+        self.emptied = emptied
 
 
 class SenderError(DaemonError):

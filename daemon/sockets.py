@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import zmq
 
-from daemon.errors import BindError
+from daemon.errors import BindError, NotRunningError
 
 # A peer that vanished without closing (power cut, pulled cable) is let go after this many milliseconds of silence.
 HEARTBEAT_INTERVAL_MS: Final = 2000
@@ -38,6 +38,17 @@ def bind(opened: ZmqSocket, address: str) -> str:
             f"{address} can't be bound: {error.strerror}. Choose another address, or stop what uses this one."
         ) from error
     return str(opened.getsockopt_string(zmq.LAST_ENDPOINT)).rstrip("\0")
+
+
+def connect(opened: ZmqSocket, address: str) -> None:
+    """Connect, now or whenever a peer is there. Raises NotRunningError for what is no address of a peer."""
+    try:
+        opened.connect(address)
+    except zmq.ZMQError as error:
+        opened.close(linger=0)
+        raise NotRunningError(
+            f"{address!r} is no address to connect to: {error.strerror}. Give one like tcp://HOST:PORT or ipc://PATH."
+        ) from error
 
 
 def receive_parts(opened: ZmqSocket, limit: int) -> tuple[list[memoryview], int] | None:
