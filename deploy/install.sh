@@ -122,9 +122,9 @@ install_release() {
     local pip_source=()
     name=$(release_name)
     release=$root/releases/$name
+    [[ -z $use_venv || -x $use_venv/bin/patchline ]] || die "$use_venv holds no patchline: bin/patchline is missing."
     install -d -m 0755 "$root/releases"
     if [[ -n $use_venv ]]; then
-        [[ -x $use_venv/bin/patchline ]] || die "$use_venv holds no patchline: bin/patchline is missing."
         [[ $(readlink "$release" || true) == "$use_venv" ]] || { rm -rf "$release"; ln -sfn "$use_venv" "$release"; }
     elif [[ -L $release || ! -e $release/.complete ]]; then
         "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null ||
