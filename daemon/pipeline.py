@@ -175,6 +175,11 @@ class Pipeline:
         self._threads[2].join(DELIVERY_S)
         return cut_off
 
+    def engine_idle(self, limit_s: float = 2.0) -> bool:
+        """After `drain`: whether the engine thread has come to its end, waited for at most `limit_s`."""
+        self._threads[1].join(limit_s)
+        return not self._threads[1].is_alive()
+
     def _run_decode(self) -> None:
         largest = max(self._settings.engine.batch_sizes)
         while True:

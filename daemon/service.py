@@ -1,0 +1,296 @@
+"""The daemon's life: bind, load, rehearse, serve, reload, drain; signals, systemd, and the death of a thread."""
+
+import fcntl
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import IO, Final
+
+import structlog
+
+from daemon.config import Settings, load_settings
+from daemon.endpoints import ADDRESSES_FILE
+from daemon.errors import ConfigError, DaemonError, NotRunningError
+from daemon.health import HealthServer
+from daemon.logs import set_up_logging
+from daemon.notify import Notifier
+from daemon.recipes import RecipeSet, load_recipes
+from daemon.stations import Stations, open_stations
+from daemon.telemetry import Telemetry
+from patchcore_engine.errors import PatchcoreError
+
+log = structlog.get_logger()
+
+PID_FILE: Final = "daemon.pid"
+TICK_S: Final = 0.5
+
+
+class Service:
+    """One daemon process. `run` belongs to the main thread and returns the exit status."""
+
+    def __init__(self, config: Path, telemetry: Telemetry, notifier: Notifier | None = None) -> None:
+        self._config = config
+        self._settings = load_settings(config)
+        self._telemetry = telemetry
+        self._notifier = notifier or Notifier()
+        self._stations: Stations | None = None
+        self._loaded = self._draining = False
+        self._stop_asked = self._reload_asked = False
+        self._crashed: str | None = None
+        self._reload: threading.Thread | None = None
+        self._bell_reader, self._bell_writer = socket.socketpair()
+        for end in (self._bell_reader, self._bell_writer):
+            end.setblocking(False)
+
+    def run(self) -> int:
+        """Serve until SIGTERM or SIGINT. Raises DaemonError and PatchcoreError while starting."""
+        with ExitStack() as resources:
+            self._install(resources)
+            self._hold_state_dir(resources)
+            self._telemetry.started.set_to_current_time()
+            stations = self._stations = open_stations(self._settings, self._telemetry, self._journal_changed)
+            resources.callback(stations.close)
+            health = None
+            if self._settings.telemetry.listen:
+                health = HealthServer(
+                    self._settings.telemetry.listen, self._telemetry.registry, healthy=self.healthy, ready=self.ready
+                )
+                resources.callback(health.stop)
+                health.start()
+            self._telemetry.watch(self._telemetry.healthy, lambda: float(self.healthy()[0]))
+            self._telemetry.watch(self._telemetry.ready, lambda: float(self.ready()[0]))
+            self._write_addresses(
+                {**stations.addresses, "telemetry": health.address if health is not None else ""}, resources
+            )
+            self._notifier.status("Loading banks")
+            stations.pipeline.start()
+            self._load()
+            if not self._stop_asked:
+                stations.open_doors()
+                self._loaded = True
+                self._notifier.ready(self._status())
+                log.info("ready", recipes={n: r.bank.version for n, r in stations.pipeline.recipes.recipes.items()})
+            while not self._stop_asked and self._crashed is None:
+                self._tick()
+            if self._crashed is not None:
+                log.critical("crashed", thread=self._crashed)
+                # Whatever thread is left may wait for the one that died.
+                self._flush_and_exit(1)
+            self._drain(stations)
+        return 0
+
+    def healthy(self) -> tuple[bool, str]:
+        """Whether work makes progress, or none waits."""
+        if self._crashed is not None:
+            return False, f"The {self._crashed} thread died."
+        if self._stations is not None and self._stations.pipeline.stuck():
+            return False, f"Work waits and none was finished within {self._settings.service.stuck_s:g} s."
+        return True, "ok"
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether frames sent now are judged and journalled."""
+        if self._draining:
+            return False, "Shutting down."
+        if not self._loaded or self._stations is None:
+            return False, "Loading banks."
+        if not self._stations.pipeline.journal_available:
+            return False, "The journal can't be written."
+        return True, "ok"
+
+    def _install(self, resources: ExitStack) -> None:
+        """Let signals ring the main loop's bell, and a thread's death too."""
+
+        def stop(_number: int, _frame: FrameType | None) -> None:
+            self._stop_asked = True
+
+        def reload(_number: int, _frame: FrameType | None) -> None:
+            self._reload_asked = True
+
+        handlers: dict[signal.Signals, Callable[[int, FrameType | None], None]] = {
+            signal.SIGTERM: stop,
+            signal.SIGINT: stop,
+            signal.SIGHUP: reload,
+        }
+        for number, handler in handlers.items():
+            resources.callback(signal.signal, number, signal.signal(number, handler))
+        resources.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(self._bell_writer.fileno()))
+        resources.callback(setattr, threading, "excepthook", threading.excepthook)
+        threading.excepthook = self._thread_died
+
+    def _thread_died(self, args: threading.ExceptHookArgs) -> None:
+        name = args.thread.name if args.thread is not None else "unknown"
+        log.critical("thread_died", thread=name, exc_info=args.exc_value)
+        self._crashed = name
+        self._ring()
+
+    def _ring(self) -> None:
+        with suppress(OSError):
+            self._bell_writer.send(b"\0")
+
+    def _hold_state_dir(self, resources: ExitStack) -> None:
+        """Make the state folder and keep a lock in it, so that no second daemon shares the journal."""
+        folder = self._settings.service.state_dir
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file: IO[str] = resources.enter_context((folder / PID_FILE).open("a+", encoding="ascii"))
+        except OSError as error:
+            raise ConfigError(f"service.state_dir = {folder} can't be used: {error.strerror}.") from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(
+                f"service.state_dir = {folder} is used by another daemon: give this one a folder of its own."
+            ) from error
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        resources.callback(file.truncate, 0)
+
+    def _write_addresses(self, addresses: dict[str, str], resources: ExitStack) -> None:
+        path = self._settings.service.state_dir / ADDRESSES_FILE
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(addresses, indent=2) + "\n", encoding="utf-8")
+        partial.replace(path)
+        resources.callback(path.unlink, missing_ok=True)
+        log.info("bound", **addresses)
+
+    def _load(self) -> None:
+        stations = self._stations_or_fail()
+        self._rehearse_and_swap(stations, load_recipes(self._settings))
+
+    def _rehearse_and_swap(self, stations: Stations, recipes: RecipeSet) -> None:
+        """Compile, and judge one picture per recipe, on the thread that owns the engine; then let them serve."""
+        serving = stations.pipeline.recipes.extractors()
+
+        def rehearse() -> None:
+            for identity, extractor in recipes.extractors().items():
+                if serving.get(identity) is not extractor:
+                    extractor.warm_up()
+            for recipe in recipes.recipes.values():
+                recipe.rehearse()
+
+        failure = stations.pipeline.run_on_engine(rehearse).result()
+        if failure is not None:
+            raise failure
+        stations.pipeline.serve(recipes)
+
+    def _tick(self) -> None:
+        interval_s = TICK_S
+        if self._notifier.watchdog_s is not None:
+            interval_s = min(interval_s, self._notifier.watchdog_s / 3)
+        self._bell_reader.settimeout(interval_s)
+        with suppress(TimeoutError):
+            self._bell_reader.recv(4096)
+        if self._reload_asked and (self._reload is None or not self._reload.is_alive()) and not self._stop_asked:
+            self._reload_asked = False
+            self._notifier.reloading()
+            self._reload = threading.Thread(target=self._reload_recipes, name="reload", daemon=True)
+            self._reload.start()
+        stations = self._stations_or_fail()
+        dead = stations.dead_thread()
+        if dead is not None and self._crashed is None:
+            self._crashed = dead
+        if self._crashed is None and not stations.pipeline.stuck():
+            self._notifier.alive()
+
+    def _reload_recipes(self) -> None:
+        failure = self._load_beside_the_running()
+        if failure is None:
+            recipes = self._stations_or_fail().pipeline.recipes.recipes
+            log.info("reloaded", recipes={name: recipe.bank.version for name, recipe in recipes.items()})
+            self._notifier.ready(self._status())
+        else:
+            log.error("reload_failed", error=str(failure))
+            self._notifier.ready(f"{self._status()}; the last reload failed: {failure}")
+        self._telemetry.reloads.labels("success" if failure is None else "failure").inc()
+        self._telemetry.last_reload.set_to_current_time()
+        self._ring()
+
+    def _load_beside_the_running(self) -> Exception | None:
+        """Swap in the recipes and banks as they are on disk now; return why not, and then the old ones serve on."""
+        stations = self._stations_or_fail()
+        try:
+            settings = load_settings(self._config)
+            self._warn_of_other_changes(settings)
+            settings = self._settings.model_copy(update={"recipes": settings.recipes, "banks": settings.banks})
+            self._rehearse_and_swap(stations, load_recipes(settings, stations.pipeline.recipes.extractors()))
+        except (DaemonError, PatchcoreError, RuntimeError, ValueError, OSError) as error:
+            return error
+        self._settings = settings
+        return None
+
+    def _warn_of_other_changes(self, settings: Settings) -> None:
+        for section in Settings.model_fields:
+            if section not in ("recipes", "banks") and getattr(settings, section) != getattr(self._settings, section):
+                log.warning("restart_needed", section=section)
+
+    def _drain(self, stations: Stations) -> None:
+        self._draining = True
+        self._notifier.stopping()
+        log.info("draining", drain_s=self._settings.service.drain_s)
+        begin = time.monotonic()
+        cut_off = stations.drain(self._settings.service.drain_s)
+        log.info("stopped", shutting_down=cut_off, seconds=round(time.monotonic() - begin, 3))
+        if not stations.pipeline.engine_idle():
+            # The engine never came back: Python would wait for it, or crash in its destructors.
+            stations.close()
+            self._flush_and_exit(0)
+
+    def _flush_and_exit(self, status: int) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+    def _journal_changed(self, available: bool) -> None:
+        self._notifier.status(self._status() if available else "The journal can't be written: not ready")
+
+    def _status(self) -> str:
+        stations = self._stations_or_fail()
+        count = len(stations.pipeline.recipes.recipes)
+        return f"Serving {count} recipe{'s' if count != 1 else ''}"
+
+    def _stations_or_fail(self) -> Stations:
+        if self._stations is None:
+            raise ConfigError("The service isn't started.")
+        return self._stations
+
+
+def run_service(config: Path) -> int:
+    """Run one daemon in this process, the whole of `patchline serve`; return the exit status."""
+    import prometheus_client
+
+    from patchcore_engine.runtime import prepare_process
+
+    settings = load_settings(config)
+    set_up_logging(settings.service.log_level)
+    log.info("process_prepared", isa_guard=prepare_process().isa_guard)
+    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+    registry = prometheus_client.CollectorRegistry()
+    prometheus_client.ProcessCollector(registry=registry)
+    telemetry = Telemetry(registry)
+    telemetry.build.info({name: version(name) for name in ("patchline", "mindspore", "faiss-cpu", "numpy")})
+    return Service(config, telemetry).run()
+
+
+def signal_reload(state_dir: Path) -> int:
+    """Ask the daemon with this state folder to reload; return its process id. Raises NotRunningError."""
+    try:
+        with (state_dir / PID_FILE).open(encoding="ascii") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pid = int(file.read())
+                os.kill(pid, signal.SIGHUP)
+                return pid
+    except (OSError, ValueError) as error:
+        raise NotRunningError(f"The daemon of {state_dir} can't be told to reload: {error}.") from error
+    raise NotRunningError(f"No daemon runs with {state_dir} as its state folder: the bank serves from its next start.")
