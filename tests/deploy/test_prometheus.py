@@ -63,6 +63,7 @@ def test_every_symptom_of_a_line_in_trouble_has_an_alert():
         "PatchlinePartsNotInspected",
         "PatchlineLatencyOverBudget",
         "PatchlineCameraQuiet",
+        "PatchlineCameraNotBack",
         "PatchlineJournalLagging",
         "PatchlineJournalUnavailable",
         "PatchlineArchiveLagging",
