@@ -8,7 +8,6 @@
 P. Bergmann et al., "MVTec AD - A Comprehensive Real-World Dataset for Unsupervised Anomaly Detection", CVPR 2019.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,40 +44,6 @@ class EvaluationSet:
     def has_masks(self) -> bool:
         """Whether every defective picture has its mask, which pixel figures need."""
         return all(p.is_good or p.mask_path is not None for p in self.pictures)
-
-
-class PictureReader:
-    """Reads pictures one after another; with `skip_unreadable` it goes on past those that can't be read.
-
-    `skipped` holds the message of each picture passed over, and `read_paths` the pictures that were read.
-    """
-
-    def __init__(self, paths: Sequence[Path], *, skip_unreadable: bool = False) -> None:
-        self._paths = tuple(paths)
-        self._skip_unreadable = skip_unreadable
-        self.skipped: list[str] = []
-        self.read_paths: list[Path] = []
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
-        """Yield uint8 [h, w, 3] RGB or [h, w] mono.
-
-        Raises DataError naming the picture that can't be read, unless it is to be skipped.
-        """
-        self.skipped.clear()
-        self.read_paths.clear()
-        for path in self._paths:
-            try:
-                image = read(path)
-            except DataError as error:
-                if not self._skip_unreadable:
-                    raise type(error)(f"{error} Remove it, or go on without it by --skip-unreadable.") from error
-                self.skipped.append(str(error))
-                continue
-            self.read_paths.append(path)
-            yield image
 
 
 def categories(data: Path) -> list[str]:

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 from scipy.stats import beta
 
 AUPRO_LIMIT = 0.3
@@ -51,8 +51,10 @@ def auroc(good: NDArray[np.floating], defective: NDArray[np.floating]) -> float 
     """
     if not len(good) or not len(defective):
         return None
-    above, at_least = _false_positive_rates(np.sort(good), defective)
-    return _area(above, at_least, np.full(len(defective), 1 / len(defective)), limit=1.0)
+    ordered = np.sort(good)
+    below = int(np.searchsorted(ordered, defective, side="left").sum())
+    below_or_equal = int(np.searchsorted(ordered, defective, side="right").sum())
+    return (below + below_or_equal) / (2 * len(good) * len(defective))
 
 
 def roc_curve(good: NDArray[np.floating], defective: NDArray[np.floating]) -> Curve:
@@ -107,11 +109,11 @@ class PixelScores:
         if not mask.any():
             self._good.append(anomaly_map.ravel().copy())
             return
-        count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8, ltype=cv2.CV_32S)
+        labels, count = ndimage.label(mask, structure=np.ones((3, 3), np.int_))
         self._good.append(anomaly_map[~mask])
         self._defective.append(anomaly_map[mask])
         self._regions.append(labels[mask].astype(np.int32) - 1 + self._region_count)
-        self._region_count += count - 1
+        self._region_count += count
 
     def figures(self, *, limit: float = AUPRO_LIMIT, points: int = 201) -> PixelFigures:
         """Work out the figures from what was added; the curves have `points` points, the overlap's up to `limit`."""

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 
 from patchcore_engine.datasets import (
-    PictureReader,
     categories,
     evaluation_set,
     good_pictures,
     read_mask,
     training_pictures,
 )
-from patchcore_engine.errors import DataError, NoPicturesError, UndecodableImageError
+from patchcore_engine.errors import DataError, NoPicturesError
 from patchcore_engine.images import encode_png
 
 
@@ -96,18 +95,3 @@ def test_a_category_without_test_pictures_cannot_be_evaluated(data: Path) -> Non
     (data / "bolt" / "test" / "good").mkdir(parents=True)
     with pytest.raises(NoPicturesError, match="an evaluation needs test/good"):
         evaluation_set(data, "bolt")
-
-
-def test_an_unreadable_picture_stops_the_reader_and_is_named(data: Path) -> None:
-    (data / "nut" / "train" / "good" / "000.png").write_bytes(b"no picture at all")
-    with pytest.raises(UndecodableImageError, match=r"000\.png.*--skip-unreadable"):
-        list(PictureReader(training_pictures(data, "nut")))
-
-
-def test_unreadable_pictures_are_skipped_and_counted_on_request(data: Path) -> None:
-    (data / "nut" / "train" / "good" / "000.png").write_bytes(b"no picture at all")
-    reader = PictureReader(training_pictures(data, "nut"), skip_unreadable=True)
-    assert [image.shape for image in reader] == [(40, 50)]
-    assert [p.name for p in reader.read_paths] == ["001.png"]
-    assert len(reader.skipped) == 1
-    assert "000.png" in reader.skipped[0]

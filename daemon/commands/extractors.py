@@ -1,0 +1,76 @@
+"""The feature extractors that fit, eval and inspect work with, and the options that choose them."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from patchcore_engine.backbones.extractor import EmbeddingMode, FeatureExtractor
+    from patchcore_engine.bank import MemoryBank
+    from patchcore_engine.images import Geometry
+    from patchcore_engine.inspector import Inspector
+
+Device = Literal["CPU", "Ascend"]
+Precision = Literal["float32", "float16"]
+
+WeightsOption = Annotated[
+    str | None,
+    typer.Option(help="A .pth or .ckpt file, or random:SEED. Default: the published weights.", show_default=False),
+]
+BackboneFileOption = Annotated[
+    Path | None, typer.Option(help="Run this exported .mindir instead of the named backbone.", show_default=False)
+]
+DeviceOption = Annotated[Device, typer.Option(help="Where the backbone runs.")]
+DeviceIdOption = Annotated[int, typer.Option(min=0, help="Which NPU, where there are several.")]
+
+
+@dataclass(kw_only=True, slots=True)
+class Extractors:
+    """Opens extractors as the options say, each kind once: compiling one takes seconds."""
+
+    weights: str | None
+    backbone_file: Path | None
+    device: Device
+    device_id: int
+    _opened: "dict[object, FeatureExtractor]" = field(default_factory=dict)
+
+    def open(
+        self, backbone: str, geometry: "Geometry", embedding: "EmbeddingMode", precision: Precision
+    ) -> "FeatureExtractor":
+        """Return an extractor; an open one of the same kind is used again. Raises PatchcoreError."""
+        from patchcore_engine.runtime import prepare_process
+
+        key = (backbone, geometry.image_size, embedding, precision)
+        if key not in self._opened:
+            prepare_process()
+            from patchcore_engine.backbones.factory import open_extractor
+
+            self._opened[key] = open_extractor(
+                backbone=backbone,
+                weights=self.weights,
+                backbone_file=self.backbone_file,
+                geometry=geometry,
+                embedding=embedding,
+                device=self.device,
+                device_id=self.device_id,
+                precision=precision,
+            )
+        return self._opened[key]
+
+    def inspector(self, bank: "MemoryBank") -> "Inspector":
+        """Return an inspector for `bank`, with the extractor it was made with. Raises PatchcoreError."""
+        from patchcore_engine.inspector import Inspector
+
+        manifest = bank.manifest
+        extractor = self.open(manifest.backbone, manifest.geometry, manifest.embedding, manifest.precision)
+        return Inspector(extractor, bank)
+
+
+def load_bank(path: Path) -> "MemoryBank":
+    """Load a version's folder, or the active version of a recipe's folder. Raises BankError."""
+    from patchcore_engine.bank import MemoryBank
+    from patchcore_engine.bank_store import resolve
+
+    return MemoryBank.load(resolve(path))

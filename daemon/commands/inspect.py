@@ -1,0 +1,78 @@
+"""`patchline inspect`: one-shot verdicts on pictures, for a person at a desk."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from daemon.commands.extractors import (
+    BackboneFileOption,
+    DeviceIdOption,
+    DeviceOption,
+    Extractors,
+    WeightsOption,
+    load_bank,
+)
+
+_STYLES = {"pass": "green", "review": "yellow", "fail": "red"}
+
+
+def inspect(
+    pictures: Annotated[list[Path], typer.Argument(metavar="PICTURE...", help="Pictures, or folders of pictures.")],
+    bank: Annotated[Path, typer.Option(help="A recipe's folder (its active version) or a version's.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for the pictures with their heat maps.", show_default=False)
+    ] = None,
+    weights: WeightsOption = None,
+    backbone_file: BackboneFileOption = None,
+    device: DeviceOption = "CPU",
+    device_id: DeviceIdOption = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line for each picture.")] = False,
+) -> None:
+    """Judge pictures with a bank and show the verdicts; a picture that can't be read gives status 1."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from patchcore_engine.errors import DataError
+    from patchcore_engine.inspect_files import inspect_files, pictures_in
+
+    paths = pictures_in(pictures)
+    loaded = load_bank(bank)
+    inspector = Extractors(weights=weights, backbone_file=backbone_file, device=device, device_id=device_id).inspector(
+        loaded
+    )
+    thresholds = loaded.manifest.thresholds
+    table = Table(
+        title=f"Bank {loaded.manifest.recipe}/{loaded.version}",
+        caption=f"review from {thresholds.review.value:.4f}, fail from {thresholds.fail.value:.4f}",
+    )
+    for name in ("picture", "verdict", "score", "p-value", "regions", "worst region"):
+        table.add_column(name, justify="right" if name in {"score", "p-value", "regions"} else "left", overflow="fold")
+    unreadable = 0
+    for found in inspect_files(inspector, paths, output):
+        unreadable += found.inspection is None
+        if as_json:
+            typer.echo(json.dumps(found.as_json()))
+        elif found.inspection is None:
+            table.add_row(str(found.path), "[red]not inspected[/]", "", "", "", found.error)
+        else:
+            table.add_row(str(found.path), *_cells(found.as_json()))
+    if not as_json:
+        Console().print(table)
+        if output is not None:
+            typer.echo(f"heat maps: {output}")
+    if unreadable:
+        raise DataError(f"{unreadable} of {len(paths)} pictures couldn't be inspected.")
+
+
+def _cells(found: dict[str, Any]) -> list[str]:
+    outcome, regions = found["verdict"], found["regions"]
+    worst = regions[0] if regions else None
+    return [
+        f"[{_STYLES[outcome]}]{outcome}[/]",
+        f"{found['score']:.4f}",
+        f"{found['p_value']:.4f}",
+        str(len(regions)),
+        f"{worst['width']} x {worst['height']} at {worst['x']}, {worst['y']}" if worst else "",
+    ]
