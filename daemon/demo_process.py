@@ -15,7 +15,7 @@ from typing import IO, Final
 from daemon.endpoints import running_addresses
 from daemon.errors import NotRunningError
 
-PATCHLINE: Final = (sys.executable, "-c", "import sys; from daemon.cli import main; sys.exit(main())")
+PATCHLINE: Final = (sys.executable, "-c", "from daemon.cli import main; main()")
 START_TIMEOUT_S: Final = 180.0
 _STOP_TIMEOUT_S: Final = 30.0
 
@@ -37,20 +37,14 @@ class DemoDaemon:
     def start(self) -> float:
         """Start the daemon, wait until it says READY=1, and return the seconds that took. Raises NotRunningError."""
         started = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="patchline-") as folder, socket.socket(
-            socket.AF_UNIX, socket.SOCK_DGRAM
-        ) as notify:
+        with (
+            tempfile.TemporaryDirectory(prefix="patchline-") as folder,
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify,
+        ):
             path = f"{folder}/notify"
             notify.bind(path)
             with self._log.open("ab") as log:
-                self._process = subprocess.Popen(
-                    [*PATCHLINE, "serve", "--config", str(self._config)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env={**os.environ, "NOTIFY_SOCKET": path},
-                    start_new_session=True,
-                )
+                self._process = start_command(["serve", "--config", str(self._config)], log, NOTIFY_SOCKET=path)
             self.starts += 1
             self._wait_ready(notify, started + START_TIMEOUT_S)
         return time.monotonic() - started
@@ -96,10 +90,18 @@ class DemoDaemon:
         return self._process
 
 
-def start_command(arguments: list[str], log: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
-    """Start `patchline ARGUMENTS` in a session of its own; its output goes to `log`, or to this process's own."""
-    return subprocess.Popen(
-        [*PATCHLINE, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=log is not None
+def start_command(arguments: list[str], log: IO[bytes] | None = None, **environment: str) -> subprocess.Popen[bytes]:
+    """Start `patchline ARGUMENTS`; its output goes to `log`, or to this process's own.
+
+    With a log it gets a session of its own: Ctrl-C on the terminal then leaves it to the demo to end it.
+    """
+    return subprocess.Popen(  # noqa: S603  (our own commands)
+        [*PATCHLINE, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        env={**os.environ, **environment},
+        start_new_session=log is not None,
     )
 
 

@@ -4,7 +4,6 @@ A part is a height field over an outline (signed distances, so edges are smooth 
 lamp and seen through a lens with blur and sensor noise. Lengths are fractions of the picture's shorter side.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -136,16 +135,3 @@ def _photograph(rng: np.random.Generator, picture: Plane, color: Literal["mono",
     noise = rng.standard_normal(picture.shape, dtype=np.float32)
     picture = picture + noise * (0.004 + 0.012 * np.sqrt(np.clip(picture, 0, 1)))
     return np.asarray(np.clip(picture * 255 + 0.5, 0, 255), np.uint8)
-
-
-def contact_sheet(pictures: Sequence[NDArray[np.uint8]], columns: int, tile: int) -> NDArray[np.uint8]:
-    """Arrange pictures, each RGB [h, w, 3] or mono [h, w], as tiles of `tile` x `tile` pixels, RGB."""
-    rows = -(-len(pictures) // columns)
-    gap = 4
-    sheet = np.full((rows * (tile + gap) - gap, columns * (tile + gap) - gap, 3), 255, np.uint8)
-    for index, picture in enumerate(pictures):
-        if picture.ndim == 2:
-            picture = cv2.cvtColor(picture, cv2.COLOR_GRAY2RGB)
-        top, left = (index // columns) * (tile + gap), (index % columns) * (tile + gap)
-        sheet[top : top + tile, left : left + tile] = cv2.resize(picture, (tile, tile), interpolation=cv2.INTER_AREA)
-    return sheet

@@ -9,6 +9,7 @@ DaemonError
 ├── ReloadError            a reload that failed; the running banks go on serving
 ├── NotRunningError        no daemon answers at an address
 ├── OffsetsLostError       verdicts that a subscriber asked for are no longer in the journal
+├── DemoError              a step of the demo failed
 └── SenderError
     ├── BufferFullError    FrameSender's own buffer is full and its policy is to raise
     └── SenderClosedError
@@ -73,6 +74,10 @@ class OffsetsLostError(DaemonError):
         self.first = first
         self.next = following
         self.emptied = emptied
+
+
+class DemoError(DaemonError):
+    """Raised when a step of the demo fails."""
 
 
 class SenderError(DaemonError):

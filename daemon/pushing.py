@@ -1,6 +1,7 @@
 """Sending frames at a camera's pace, with progress for the person who watches."""
 
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from daemon.client import FrameSender, PushCamera
-from daemon.errors import NotRunningError
+from daemon.errors import BufferFullError, NotRunningError
 from daemon.messages import Verdict
 from daemon.simulator import SimulatedFrame
 
@@ -44,12 +45,16 @@ def push_plain(
 ) -> int:
     """Send frames to the push door and return how many. Raises NotRunningError when nobody takes them in time."""
     sent = 0
-    with PushCamera(address, camera, timeout=timeout_s) as sender, _progress(camera, total) as advance:
-        for frame in frames:
-            pace.wait()
-            sender.send(frame.payload, **_header(frame, prefix, recipe))
-            sent += 1
-            advance(f"{sent} sent")
+    sender = PushCamera(address, camera, timeout_s=timeout_s)
+    try:
+        with _progress(camera, total) as advance:
+            for frame in frames:
+                pace.wait()
+                sender.send(frame.payload, **_header(frame, prefix, recipe))
+                sent += 1
+                advance(f"{sent} sent")
+    finally:
+        sender.close(timeout_s)
     _say(f"{camera}: {sent} frame(s) sent to {address}.")
     return sent
 
@@ -67,26 +72,60 @@ def push_acked(
 ) -> int:
     """Send frames to the acked door, wait for every verdict, and return how many were acknowledged.
 
-    Raises NotRunningError when some are still unacknowledged `timeout_s` after the last was sent.
+    Raises NotRunningError when frames wait and none is acknowledged for `timeout_s`.
     """
     outcomes: Counter[str] = Counter()
+    heard = threading.Event()
+
+    def acknowledged(verdict: Verdict) -> None:
+        outcomes[verdict.verdict.value] += 1
+        heard.set()
+
     with _progress(camera, total) as advance:
-
-        def acknowledged(_seq: int, verdict: Verdict | None) -> None:
-            outcomes[verdict.verdict.value if verdict is not None else "unknown"] += 1
-
-        with FrameSender(address, camera, on_ack=acknowledged) as sender:
+        sender = FrameSender(address, camera, when_full="raise", on_ack=acknowledged)
+        try:
             for frame in frames:
                 pace.wait()
-                sender.send(frame.payload, **_header(frame, prefix, recipe))
+                _send(sender, frame.payload, _header(frame, prefix, recipe), heard, timeout_s)
                 advance(f"{sender.sent} sent, {sender.acknowledged} acknowledged")
-            complete = sender.flush(timeout_s)
+            _flush(sender, timeout_s)
+        finally:
             sent, done, resent = sender.sent, sender.acknowledged, sender.resent
-    told = ", ".join(f"{number} {outcome}" for outcome, number in sorted(outcomes.items()))
-    _say(f"{camera}: {sent} frame(s) sent to {address}, {done} acknowledged ({told}), {resent} resent.")
-    if not complete:
-        raise NotRunningError(f"{sent - done} frame(s) were not acknowledged: is a daemon running at {address}?")
+            sender.close()
+            told = "".join(f", {number} {outcome}" for outcome, number in sorted(outcomes.items()))
+            _say(f"{camera}: {sent} frame(s) sent to {address}, {done} acknowledged{told}; {resent} sent again.")
     return done
+
+
+def _send(
+    sender: FrameSender, payload: bytes, header: dict[str, Any], heard: threading.Event, timeout_s: float
+) -> None:
+    """Send one frame, waiting for room in the sender's buffer. Raises NotRunningError."""
+    while True:
+        heard.clear()
+        try:
+            sender.send(payload, **header)
+        except BufferFullError:
+            before = sender.acknowledged
+            if not heard.wait(timeout_s) and sender.acknowledged == before:
+                raise _nobody(sender) from None
+        else:
+            return
+
+
+def _flush(sender: FrameSender, timeout_s: float) -> None:
+    """Wait for the last acknowledgements, as long as they keep coming. Raises NotRunningError."""
+    before = -1
+    while not sender.flush(timeout_s):
+        if sender.acknowledged == before:
+            raise _nobody(sender)
+        before = sender.acknowledged
+
+
+def _nobody(sender: FrameSender) -> NotRunningError:
+    return NotRunningError(
+        f"{sender.pending} frame(s) were not acknowledged at {sender.address}. Is the daemon running?"
+    )
 
 
 def _header(frame: SimulatedFrame, prefix: str, recipe: str | None) -> dict[str, Any]:

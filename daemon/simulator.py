@@ -37,11 +37,17 @@ class SimulatedFrame:
 
 
 class SimulatedCamera:
-    """Yields frames as a camera would: files of a folder in order of their paths, or drawn parts without end."""
+    """Yields frames as a camera would: files of a folder in order of their paths, or drawn parts without end.
 
-    def __init__(self, frames: Callable[[], Iterator[SimulatedFrame]], *, loop: bool = False) -> None:
+    `total`: frames until the camera is through, None for one without end.
+    """
+
+    def __init__(
+        self, frames: Callable[[], Iterator[SimulatedFrame]], *, total: int | None = None, loop: bool = False
+    ) -> None:
         self._frames = frames
         self._loop = loop
+        self.total = None if loop else total
 
     @classmethod
     def replay(cls, folder: Path, *, encoding: Encoding | None = None, loop: bool = False) -> "SimulatedCamera":
@@ -51,7 +57,7 @@ class SimulatedCamera:
         Raises NoPicturesError; a file that must be decoded and can't be raises DataError when its turn comes.
         """
         paths = find_pictures(folder)
-        return cls(lambda: (_file_frame(path, folder, encoding) for path in paths), loop=loop)
+        return cls(lambda: (_file_frame(path, folder, encoding) for path in paths), total=len(paths), loop=loop)
 
     @classmethod
     def drawing(

@@ -1,36 +1,21 @@
 """`patchline push`: be a camera, with the pictures of a folder or drawn parts."""
 
-from collections.abc import Iterator
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Literal
 
 import typer
-
-if TYPE_CHECKING:
-    from daemon.simulator import SimulatedCamera, SimulatedFrame
-
-
-class EncodingChoice(StrEnum):
-    RAW = "raw"
-    JPEG = "jpeg"
-    PNG = "png"
-
-
-class KindChoice(StrEnum):
-    DISC = "disc"
-    PLATE = "plate"
 
 
 def push(
     folder: Annotated[
         Path | None, typer.Argument(metavar="[DIR]", help="Pictures to send, with those in folders below.")
     ] = None,
-    simulate: Annotated[KindChoice | None, typer.Option(help="Draw parts of this kind instead.")] = None,
+    simulate: Annotated[Literal["disc", "plate"] | None, typer.Option(help="Draw parts of this kind instead.")] = None,
     camera: Annotated[str, typer.Option(help="The camera's name.")] = "cam0",
     rate: Annotated[float | None, typer.Option(min=0.01, help="Frames a second; without it as fast as taken.")] = None,
     encoding: Annotated[
-        EncodingChoice | None, typer.Option(help="Without it PNG and JPEG files go as they are, all else as PNG.")
+        Literal["raw", "jpeg", "png"] | None,
+        typer.Option(help="Without it PNG and JPEG files go as they are, all else as PNG."),
     ] = None,
     loop: Annotated[bool, typer.Option("--loop", help="Start over at the end of the folder.")] = False,
     count: Annotated[int | None, typer.Option(min=1, help="Stop after this many frames.")] = None,
@@ -41,7 +26,7 @@ def push(
     config: Annotated[Path | None, typer.Option(help="The configuration that names the doors.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the drawn parts.")] = 0,
     defective: Annotated[float, typer.Option(min=0, max=1, help="Share of defective drawn parts.")] = 0.25,
-    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for a daemon that doesn't take frames.")] = 30.0,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait while no daemon takes frames.")] = 30.0,
 ) -> None:
     """Send frames to the daemon as a camera would. A part is named by its file or its number."""
     from daemon.endpoints import endpoint
@@ -49,14 +34,11 @@ def push(
     from daemon.simulator import SimulatedCamera
 
     if (folder is None) == (simulate is None):
-        raise typer.BadParameter("give a folder of pictures, or --simulate disc or plate.")
-    chosen = encoding.value if encoding is not None else None
+        raise typer.BadParameter("give a folder of pictures, or --simulate disc or --simulate plate.")
     if folder is not None:
-        source = SimulatedCamera.replay(folder, encoding=chosen, loop=loop)
-        total = count if loop else _least(len(source), count)
-    else:
-        source = SimulatedCamera.drawing(simulate.value, seed=seed, encoding=chosen, defective_share=defective)
-        total = count
+        source = SimulatedCamera.replay(folder, encoding=encoding, loop=loop)
+    elif simulate is not None:
+        source = SimulatedCamera.drawing(simulate, seed=seed, encoding=encoding, defective_share=defective)
     door = address or endpoint("acked" if acked else "push", config)
     send = push_acked if acked else push_plain
     send(
@@ -65,7 +47,7 @@ def push(
         camera=camera,
         prefix=part,
         recipe=recipe,
-        total=total,
+        total=count if source.total is None else min(source.total, count or source.total),
         pace=Pace(rate),
         timeout_s=timeout,
     )

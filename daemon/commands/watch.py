@@ -18,7 +18,9 @@ def watch(
         int | None, typer.Option(min=0, help="Begin at this journal offset; without it with the next verdict.")
     ] = None,
     address: Annotated[str | None, typer.Option(help="The daemon's verdicts; without it the configuration's.")] = None,
-    replay: Annotated[str | None, typer.Option(help="The daemon's replay door; without it the configuration's.")] = None,
+    replay: Annotated[
+        str | None, typer.Option(help="The daemon's replay door; without it the configuration's.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="The configuration that names the addresses.")] = None,
 ) -> None:
     """Show verdicts as the daemon publishes them. None is missed: gaps are filled from the journal."""
