@@ -44,7 +44,7 @@ chaos: $(STAMP) ## kill the daemon CHAOS_CYCLES times under load and account for
 	$(BIN)/python -m tests.e2e.chaos --cycles $(CHAOS_CYCLES)
 
 # Hashes cover every platform's wheels; the lock names versions and no index, so any mirror of PyPI serves it.
-UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --strip-extras --no-annotate --custom-compile-command "make lock"
 
 lock: $(STAMP) ## write the newest versions that pyproject.toml allows into requirements/*.lock
