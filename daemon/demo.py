@@ -219,10 +219,7 @@ def shown(path: Path) -> str:
 def _print_next(settings: DemoSettings, category: Path, banks: Path, config: Path, console: Console) -> None:
     name, bank, desk = command_name(), shown(banks / settings.kind), config.parent / "desk"
     commands = [
-        (
-            "judge one part",
-            f"inspect {shown(category)}/test/scratch --bank {bank} --output {shown(config.parent)}/desk",
-        ),
+        ("judge at a desk", f"inspect {shown(category)}/test/scratch --bank {bank} --output {shown(desk)}"),
         ("the full figures", f"eval --data {shown(category.parent)} --category {settings.kind} --bank {bank}"),
         ("why was it rejected?", f"journal query --config {shown(config)} --verdict fail"),
         ("run the daemon", f"serve --config {shown(config)}"),

@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -108,7 +109,7 @@ class LineAccount:
 
 
 def _descents(numbers: Sequence[int]) -> int:
-    return sum(later <= earlier for earlier, later in zip(numbers, numbers[1:], strict=False))
+    return sum(later <= earlier for earlier, later in pairwise(numbers))
 
 
 def run_line_demo(settings: DemoSettings, console: Console) -> bool:
@@ -154,9 +155,8 @@ def run_line_demo(settings: DemoSettings, console: Console) -> bool:
     _print(account, restart_s, console)
     if not acknowledged:
         console.print(f"[bold red]A camera was not told of every verdict[/]: see {shown(output)}/push-*.log")
-    console.print(
-        f"\nEvery verdict is in the journal: [cyan]{command_name()} journal query --config {shown(config)}[/]"
-    )
+    query = f"{command_name()} journal query --config {shown(config)}"
+    console.print(f"\nEvery verdict is in the journal: [cyan]{query}[/]", soft_wrap=True)
     return account.balanced and acknowledged
 
 
@@ -233,10 +233,10 @@ def _print(account: LineAccount, restart_s: float | None, console: Console) -> N
     console.print(table)
     if restart_s is not None:
         console.print(f"[dim]Restart after kill -9[/]  ready again in {restart_s:.1f} s")
-    sent, judged, refused = account.sent.values(), account.judged, account.not_inspected
     mark = "[green]balanced[/]" if account.balanced else "[bold red]NOT BALANCED[/]"
     console.print(
-        f"[dim]Account[/] {mark}: {sum(sent)} sent = {judged.total()} judged + {refused.total()} explicitly not "
-        f"inspected; duplicates {account.duplicates}, out of order {account.out_of_order}",
+        f"[dim]Account[/] {mark}: {sum(account.sent.values())} sent = {account.judged.total()} judged + "
+        f"{account.not_inspected.total()} explicitly not inspected; duplicates {account.duplicates}, "
+        f"out of order {account.out_of_order}",
         soft_wrap=True,
     )
