@@ -11,6 +11,12 @@ from pathlib import Path
 
 import pytest
 
+import daemon.errors as daemon_errors
+import patchcore_engine.errors as engine_errors
+from daemon import client
+from daemon.errors import DaemonError
+from patchcore_engine.errors import PatchcoreError
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("patchcore_engine", "daemon")
 LONGEST_FILE = 400
@@ -127,6 +133,27 @@ def test_the_lock_holds_every_requirement_and_names_no_index() -> None:
         assert "--index" not in text
 
 
+def run_python(program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_the_clients_export_what_a_camera_and_a_controller_need_and_load_no_engine() -> None:
+    exported = {"FrameSender", "PushCamera", "VerdictStream", "Verdict", "Outcome", "Reason"}
+    assert exported <= set(client.__all__)
+    for name in client.__all__:
+        assert getattr(client, name) is not None
+    done = run_python(f"import sys, daemon.client; print({HEAVY!r} & set(sys.modules) or 'none')")
+    assert done.stdout == "none\n", done.stderr
+
+
+def test_every_error_descends_from_its_package_s_base_and_stands_in_the_tree() -> None:
+    for module, base in ((engine_errors, PatchcoreError), (daemon_errors, DaemonError)):
+        classes = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Exception)]
+        assert all(issubclass(value, base) for value in classes)
+        drawn = set(re.findall(r"\b\w+Error\b", module.__doc__ or ""))
+        assert drawn == {value.__name__ for value in classes}
+
+
 def test_the_help_is_printed_without_loading_the_engine() -> None:
     program = f"""
 import sys
@@ -139,6 +166,6 @@ except SystemExit as stop:
 loaded = {HEAVY!r} & set(sys.modules)
 sys.exit(f"loaded: {{loaded}}" if loaded else 0)
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_python(program)
     assert done.returncode == 0, done.stderr
     assert "serve" in done.stdout
