@@ -10,6 +10,8 @@ from daemon.messages import NO_CAMERA
 # The upper half of the streams that are drawn here for cameras that send none, so that they are known again in the
 # journal. A sender's own random stream falls among them once in 2**32.
 IMPLICIT_PREFIX: Final = 0x494D504C << 32
+# Two senders that use one camera's name alternate, so that the other's last frame is only a few frames back.
+ALTERNATION: Final = 32
 
 
 def is_implicit(stream: int) -> bool:
@@ -48,6 +50,7 @@ class _Stream:
     last_seq: int | None
     journalled_seq: int | None
     under_way: int = 0
+    last_arrival: int = -ALTERNATION
 
 
 class StreamLedger:
@@ -70,6 +73,7 @@ class StreamLedger:
         self._draw = draw
         self._lookup = lookup
         self._cameras: dict[str, OrderedDict[int, _Stream]] = {}
+        self._arrivals = 0
 
     def load(self, streams: Mapping[str, Iterable[StreamState]]) -> None:
         """Take up what the journal knows; of more than `max_cameras` cameras the most recent."""
@@ -95,22 +99,23 @@ class StreamLedger:
     def place(self, camera: str, stream: int | None, seq: int) -> Placement:
         """Decide where a frame of an admitted camera belongs, and note it.
 
-        Without `stream` a `seq` that doesn't run forwards continues the earlier stream that waits for just this part,
-        and else starts a new one.
+        Without `stream` a frame belongs to the stream, the current one or one in use a few frames ago, that waits for
+        just this part; else to the current one; and a `seq` that runs backwards starts a new stream.
         """
+        self._arrivals += 1
         streams = self._cameras[camera]
         current = next(reversed(streams), None)
         if stream is None:
             stream = self._implicit_stream(streams, seq)
         state = streams.get(stream) or self._recall(camera, stream)
         if state is None:
-            streams[stream] = _Stream(seq, None, under_way=1)
+            streams[stream] = _Stream(seq, None, under_way=1, last_arrival=self._arrivals)
             self._forget_oldest(streams)
             return Placement(stream=stream, started=True)
         if state.last_seq is not None and seq <= state.last_seq:
             return Placement(stream=stream, duplicate=True)
         missing = seq - state.last_seq - 1 if state.last_seq is not None else 0
-        state.last_seq = seq
+        state.last_seq, state.last_arrival = seq, self._arrivals
         state.under_way += 1
         streams.move_to_end(stream)
         return Placement(stream=stream, missing=missing, conflict=current is not None and current != stream)
@@ -139,11 +144,12 @@ class StreamLedger:
 
     def _implicit_stream(self, streams: OrderedDict[int, _Stream], seq: int) -> int:
         mine = [(stream, state) for stream, state in reversed(streams.items()) if is_implicit(stream)]
-        if mine and (mine[0][1].last_seq is None or seq > mine[0][1].last_seq):
-            return mine[0][0]
-        for stream, state in mine[1:]:
-            if state.last_seq is not None and seq == state.last_seq + 1:
+        for place, (stream, state) in enumerate(mine):
+            in_use = place == 0 or state.last_arrival >= self._arrivals - ALTERNATION
+            if in_use and (state.last_seq is None or seq == state.last_seq + 1):
                 return stream
+        if mine and mine[0][1].last_seq is not None and seq > mine[0][1].last_seq:
+            return mine[0][0]
         while (drawn := IMPLICIT_PREFIX | self._draw()) in streams:
             pass
         return drawn

@@ -93,10 +93,15 @@ class Telemetry:
         self.last_verdict = gauge("last_verdict_timestamp_seconds", "When a camera's last verdict left.", ("camera",))
         self.stage_seconds = histogram("stage_seconds", "Time of one frame per stage.", SECONDS_BUCKETS, ("stage",))
         self.end_to_end_seconds = histogram(
-            "end_to_end_seconds", "From receiving a judged frame to publishing its verdict.", SECONDS_BUCKETS, ("recipe",)
+            "end_to_end_seconds",
+            "From receiving a judged frame to publishing its verdict.",
+            SECONDS_BUCKETS,
+            ("recipe",),
         )
         self.score = histogram("score", "Image scores.", SCORE_BUCKETS, ("recipe",))
-        self.p_value = histogram("p_value", "Conformal p-values; uniform when nothing drifted.", P_VALUE_BUCKETS, ("recipe",))
+        self.p_value = histogram(
+            "p_value", "Conformal p-values; uniform when nothing drifted.", P_VALUE_BUCKETS, ("recipe",)
+        )
 
         self.batch_frames = histogram("batch_frames", "Frames per engine batch.", BATCH_BUCKETS)
         self.engine_busy = counter("engine_busy_seconds", "Time that the engine worked.")
@@ -106,7 +111,9 @@ class Telemetry:
 
         self.queue_frames = gauge("queue_frames", "Frames waiting for the engine.")
         self.queue_bytes = gauge("queue_bytes", "Payload bytes waiting for the engine.")
-        self.queue_oldest_age = gauge("queue_oldest_age_seconds", "Age of the frame that has waited longest; 0 if none.")
+        self.queue_oldest_age = gauge(
+            "queue_oldest_age_seconds", "Age of the frame that has waited longest; 0 if none."
+        )
         self.queue_frames_limit = gauge("queue_frames_limit", "queue.frames.")
         self.queue_bytes_limit = gauge("queue_bytes_limit", "queue.bytes.")
         self.in_flight = gauge("in_flight_frames", "Frames taken in whose verdicts have not left.")

@@ -167,7 +167,9 @@ def start_daemon(tmp_path: Path, sleeping_banks: Path) -> Iterator[Callable[...,
     """Start daemons that serve the sleeping banks, ready when returned; they are killed at the end."""
     running: list[DaemonProcess] = []
 
-    def start(text: str = "", *, config: Path | None = None, environment: dict[str, str] | None = None) -> DaemonProcess:
+    def start(
+        text: str = "", *, config: Path | None = None, environment: dict[str, str] | None = None
+    ) -> DaemonProcess:
         path = config or write_config(tmp_path / "daemon", sleeping_banks, text)
         process = DaemonProcess(path, environment)
         running.append(process)
