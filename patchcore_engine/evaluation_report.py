@@ -78,6 +78,7 @@ def _headline(evaluation: Evaluation) -> list[Figure]:
         Figure("False rejects", percent(false_rejects.value), _rate_note(false_rejects, evaluation.stated_fail_rate)),
         Figure("Good, reviewed or failed", percent(reviews.value), _rate_note(reviews, evaluation.stated_review_rate)),
         Figure("Misses", percent(misses.value), _rate_note(misses, None)),
+        Figure("Time a picture", f"{evaluation.times.total / len(evaluation.pictures) * 1000:.0f} ms", "on this host"),
     ]
 
 

@@ -36,7 +36,7 @@ def score_histograms(samples: Sequence[Sample], *, review: float, fail: float) -
     """Draw each sample's histogram in a row of its own, over one axis of scores, with both thresholds across."""
     samples = [sample for sample in samples if len(sample[1])]
     with _style("scores"):
-        figure = Figure(figsize=(6.4, 0.7 + 1.05 * len(samples)), layout="constrained")
+        figure = Figure(figsize=(6.4, 0.7 + (1.05 * len(samples) if len(samples) > 1 else 1.6)), layout="constrained")
         rows = figure.subplots(len(samples), sharex=True, squeeze=False)[:, 0]
         everything = np.concatenate([scores for _, scores, _ in samples])
         low, high = min(float(everything.min()), review), max(float(everything.max()), fail)

@@ -18,6 +18,7 @@ from patchcore_engine.evaluation import Example
 from patchcore_engine.scoring import overlay
 
 _JPEG_QUALITY = 86
+_WIDEST_ROW = 5
 _SETTING_NAMES = {
     "backbone": "Backbone",
     "weights_digest": "Weights digest",
@@ -59,12 +60,14 @@ def section(title: str, note: str, *content: str) -> str:
     return f"<section>\n<h2>{escape(title)}</h2>\n<p>{escape(note)}</p>\n" + "\n".join(content) + "\n</section>"
 
 
-def figure_row(figures: Iterable[Figure]) -> str:
+def figure_row(figures: Sequence[Figure]) -> str:
     entries = (
         f"<div><dt>{escape(f.name)}</dt><dd>{escape(f.value)}<small>{escape(f.note)}</small></dd></div>"
         for f in figures
     )
-    return '<dl class="figures">' + "".join(entries) + "</dl>"
+    content = "".join(entries)
+    columns = _WIDEST_ROW if len(figures) == _WIDEST_ROW else _WIDEST_ROW - 1
+    return f'<dl class="figures" style="--columns: {columns}">{content}</dl>'
 
 
 def plot(svg: str) -> str:

@@ -50,12 +50,12 @@ class Extractors:
             self._opened[key] = open_extractor(
                 backbone=backbone,
                 weights=self.weights,
-                backbone_file=self.backbone_file,
                 geometry=geometry,
                 embedding=embedding,
                 device=self.device,
                 device_id=self.device_id,
                 precision=precision,
+                **({} if self.backbone_file is None else {"backbone_file": self.backbone_file}),  # type: ignore[arg-type]
             )
         return self._opened[key]
 
