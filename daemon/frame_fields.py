@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from daemon.errors import MessageError
-from daemon.messages import FrameHeader, pack
+from daemon.messages import FrameHeader, field_error, pack
 
 # A picture file's bytes, or pixels: uint8 or uint16 [height, width] or [height, width, 3].
 Pixels = bytes | bytearray | memoryview | NDArray[np.uint8] | NDArray[np.uint16]
@@ -35,10 +35,13 @@ def header_packer(
     try:
         FrameHeader.model_validate({"seq": 0, **values})
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "header"
-        raise MessageError(f"Header field {where}: {first['msg']}.") from error
+        raise field_error("Header", error) from error
     return lambda seq: pack({**values, "seq": seq})
+
+
+def check_sender(camera: str, stream: int) -> None:
+    """Raise MessageError for a camera's name or a stream that no header may state."""
+    header_packer(camera, stream, b"", {"encoding": "png"})
 
 
 def _picture_fields(payload: Pixels) -> dict[str, Any]:

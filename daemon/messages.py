@@ -1,6 +1,6 @@
 """The wire schema, version 1: frames in, verdicts and heat maps out, all msgpack, validated here and nowhere else.
 
-The README's section "Wire format" specifies each field for readers who write a camera or a controller.
+docs/wire-format.md specifies each field for readers who write a camera or a controller.
 """
 
 import math
@@ -21,6 +21,8 @@ CAMERA_PATTERN: Final = r"^[A-Za-z0-9_.-]{1,64}$"
 # A message whose header can't be read belongs to no camera; this name is outside the cameras' alphabet.
 NO_CAMERA: Final = "?"
 
+# Not Literal[1], which would take True for 1.
+Version = Annotated[int, Field(ge=WIRE_VERSION, le=WIRE_VERSION)]
 UInt64 = Annotated[int, Field(ge=0, lt=2**64)]
 Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 CameraName = Annotated[str, Field(pattern=CAMERA_PATTERN)]
@@ -35,7 +37,7 @@ class FrameHeader(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
-    v: Literal[1]
+    v: Version
     camera: CameraName
     stream: UInt64 | None = None
     seq: UInt64
@@ -147,6 +149,9 @@ class Verdict:
         if values.get("v") != WIRE_VERSION:
             raise MessageError(f"A verdict of version {values.get('v')!r}; this client reads version {WIRE_VERSION}.")
         known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
+        wrong = [name for name, types in _IDENTITY_TYPES.items() if type(values.get(name)) not in types]
+        if wrong:
+            raise MessageError(f"Not a verdict: field {wrong[0]} is missing or of a wrong type.")
         try:
             known["verdict"] = Outcome(known["verdict"])
             known["reason"] = Reason(known["reason"]) if known.get("reason") is not None else None
@@ -157,6 +162,14 @@ class Verdict:
             return cls(**known)
         except (KeyError, TypeError, ValueError) as error:
             raise MessageError(f"Not a verdict: {error}.") from error
+
+
+_IDENTITY_TYPES: Final[dict[str, tuple[type, ...]]] = {
+    "camera": (str,),
+    "stream": (int,),
+    "seq": (int,),
+    "offset": (int, type(None)),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -187,6 +200,8 @@ class HeatmapHeader:
     def unpack(cls, data: bytes | memoryview) -> Self:
         """Raises MessageError when `data` is no heat map header of this version."""
         values = unpack_map(data)
+        if values.get("v") != WIRE_VERSION:
+            raise MessageError(f"A heat map of version {values.get('v')!r}; this client reads version {WIRE_VERSION}.")
         try:
             known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
             return cls(**{**known, "rect": tuple(values["rect"])})
@@ -208,6 +223,8 @@ def unpack_map(data: bytes | memoryview, *, limit: int = MAX_MAP_BYTES) -> dict[
         raise MessageError(f"Not a msgpack map: {error}.") from error
     if not isinstance(values, dict):
         raise MessageError("The message is no msgpack map.")
+    if any(isinstance(value, msgpack.Timestamp) for value in values.values()):
+        raise MessageError("The message holds a timestamp: extension types are not part of the protocol.")
     if any(isinstance(value, float) and not math.isfinite(value) for value in values.values()):
         raise MessageError("The message holds NaN or infinity.")
     return values
@@ -228,9 +245,14 @@ def parse_header(data: bytes | memoryview) -> FrameHeader:
     try:
         return FrameHeader.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "header"
-        raise MessageError(f"Header field {where}: {first['msg']}.") from error
+        raise field_error("Header", error) from error
+
+
+def field_error(what: str, error: ValidationError) -> MessageError:
+    """Return the error that names the first field at fault in a message called `what`."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "map"
+    return MessageError(f"{what} field {where}: {first['msg']}.")
 
 
 def salvage_header(data: bytes | memoryview) -> FrameHeader | None:

@@ -1,11 +1,10 @@
 """The messages of the acked door and of replay, version 1. docs/wire-format.md specifies them for other languages."""
 
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from daemon.errors import MessageError
-from daemon.messages import WIRE_VERSION, CameraName, UInt64, Verdict, pack, unpack_map
+from daemon.messages import WIRE_VERSION, CameraName, UInt64, Verdict, Version, field_error, pack, unpack_map
 
 HELLO: Final = b"HELLO"
 WELCOME: Final = b"WELCOME"
@@ -39,7 +38,7 @@ class WireMap(BaseModel):
 
 
 class Hello(WireMap):
-    v: Literal[1] = WIRE_VERSION
+    v: Version = WIRE_VERSION
     camera: CameraName
     stream: UInt64
 
@@ -49,7 +48,7 @@ class Hello(WireMap):
 
 
 class Welcome(WireMap):
-    v: Literal[1] = WIRE_VERSION
+    v: Version = WIRE_VERSION
     session: SessionId
     window: Count
     heartbeat_ms: Annotated[int, Field(ge=1, lt=2**31)]
@@ -57,7 +56,7 @@ class Welcome(WireMap):
 
 
 class Ack(WireMap):
-    v: Literal[1] = WIRE_VERSION
+    v: Version = WIRE_VERSION
     session: SessionId
     window: Count
     stream: UInt64
@@ -72,21 +71,21 @@ class Ack(WireMap):
 
 
 class Pong(WireMap):
-    v: Literal[1] = WIRE_VERSION
+    v: Version = WIRE_VERSION
     window: Count
 
 
 class Reset(WireMap):
     """`session` is the one that the refused message stated, empty when it stated none."""
 
-    v: Literal[1] = WIRE_VERSION
+    v: Version = WIRE_VERSION
     reason: str
     retry_ms: Count
     session: bytes = b""
 
 
 class ReplayRequest(WireMap):
-    v: Literal[1] = WIRE_VERSION
+    v: Version = WIRE_VERSION
     id: UInt64
     first: Offset
     limit: Annotated[int, Field(ge=0, le=MAX_REPLAY_VERDICTS)]
@@ -95,7 +94,7 @@ class ReplayRequest(WireMap):
 class ReplayReply(WireMap):
     """`oldest` is the first offset still kept, `next` the one that the next verdict gets; `error` says why not."""
 
-    v: Literal[1] = WIRE_VERSION
+    v: Version = WIRE_VERSION
     id: UInt64
     oldest: Offset = 0
     next: Offset = 0
@@ -112,9 +111,7 @@ def parse(model: type[WireMapT], data: bytes | memoryview) -> WireMapT:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "map"
-        raise MessageError(f"{model.__name__} field {where}: {first['msg']}.") from error
+        raise field_error(model.__name__, error) from error
 
 
 def sender_routing_id(camera: str, stream: int) -> bytes:

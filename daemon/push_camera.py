@@ -7,7 +7,7 @@ from typing import Final, Self
 import zmq
 
 from daemon.errors import NotRunningError
-from daemon.frame_fields import Pixels, frame_bytes, header_packer
+from daemon.frame_fields import Pixels, check_sender, frame_bytes, header_packer
 from daemon.sockets import ZmqContext, connect, open_socket
 
 # Frames that may wait in this process for the daemon to take them.
@@ -24,6 +24,7 @@ class PushCamera:
         self.address = address
         self.camera = camera
         self.stream = stream if stream is not None else int.from_bytes(os.urandom(8), "big")
+        check_sender(camera, self.stream)
         self._seq = 0
         self._context: ZmqContext = zmq.Context()
         self._socket = open_socket(self._context, zmq.PUSH, sndhwm=SEND_HIGH_WATER_MARK, sndtimeo=int(timeout_s * 1000))

@@ -12,7 +12,7 @@ import zmq
 
 from daemon.errors import MessageError, NotRunningError, SenderClosedError
 from daemon.frame_buffer import FrameBuffer, WhenFull
-from daemon.frame_fields import Pixels, frame_bytes, header_packer
+from daemon.frame_fields import Pixels, check_sender, frame_bytes, header_packer
 from daemon.messages import Verdict
 from daemon.protocol import (
     ACK,
@@ -68,6 +68,7 @@ class FrameSender:
         self.address = address
         self.camera = camera
         self.stream = stream if stream is not None else int.from_bytes(os.urandom(8), "big")
+        check_sender(camera, self.stream)
         self._hello = Hello(camera=camera, stream=self.stream)
         self._buffer = FrameBuffer(buffer_frames, when_full, first_seq)
         self._on_ack = on_ack
