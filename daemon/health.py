@@ -12,6 +12,8 @@ from daemon.errors import BindError
 
 # A client that sends nothing is let go after this many seconds.
 CLIENT_TIMEOUT_S: Final = 5.0
+# How soon `stop` is noticed.
+STOP_S: Final = 0.05
 TEXT: Final = "text/plain; charset=utf-8"
 
 # Returns whether all is well, and a sentence for a person.
@@ -38,7 +40,7 @@ class HealthServer:
                 f"telemetry.listen = {listen} can't be bound: {error.strerror}. Choose another, or stop what uses it."
             ) from error
         self.address = f"{host}:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, name="health", daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(STOP_S,), name="health", daemon=True)
 
     def start(self) -> None:
         self._thread.start()

@@ -111,7 +111,7 @@ class Scheduler:
         self._closed = False
 
     def offer(self, ticket: Ticket) -> list[Ticket]:
-        """Queue `ticket`; return the tickets shed for it, which may include `ticket` itself."""
+        """Queue `ticket` and return the tickets shed for it."""
         with self._changed:
             if ticket.camera not in self._waiting:
                 self._waiting[ticket.camera] = deque()
@@ -119,7 +119,7 @@ class Scheduler:
             self._waiting[ticket.camera].append(ticket)
             self._frames += 1
             self._bytes += ticket.size
-            shed = self._shed(ticket.camera) if self.policy.shed == "oldest" else []
+            shed = self._shed(ticket) if self.policy.shed == "oldest" else []
             self._changed.notify_all()
         return shed
 
@@ -199,22 +199,22 @@ class Scheduler:
         oldest_ns = min(queue[0].received_monotonic_ns for queue in self._waiting.values())
         return self.policy.max_delay_ms / 1e3 - (time.monotonic_ns() - oldest_ns) / 1e9
 
-    def _shed(self, camera: str) -> list[Ticket]:
+    def _shed(self, newest: Ticket) -> list[Ticket]:
         shed = []
-        if len(self._waiting[camera]) > self.policy.frames_per_camera:
-            shed.append(self._pop(camera))
+        if len(self._waiting[newest.camera]) > self.policy.frames_per_camera:
+            shed.append(self._pop(newest.camera))
         while self._frames > self.policy.frames or self._bytes > self.policy.bytes:
-            shed.append(self._pop(self._heaviest_camera()))
+            shed.append(self._pop(self._heaviest_camera(newest)))
         return shed
 
-    def _heaviest_camera(self) -> str:
+    def _heaviest_camera(self, newest: Ticket) -> str:
         by_bytes = self._bytes > self.policy.bytes
 
         def weight(camera: str) -> tuple[int, int]:
             queue = self._waiting[camera]
             return (sum(t.size for t in queue) if by_bytes else len(queue)), -queue[0].received_monotonic_ns
 
-        return max(self._waiting, key=weight)
+        return max((camera for camera, queue in self._waiting.items() if queue[0] is not newest), key=weight)
 
     def _pop_batch(self, max_frames: int, now_ns: int) -> Taken:
         batch: list[Ticket] = []

@@ -1,0 +1,207 @@
+"""The bounded queue: limits, fairness, batches, deadlines."""
+
+import threading
+from collections import deque
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daemon.scheduler import QueuePolicy, Scheduler, Taken, Ticket
+from tests.daemon.tickets import ticket
+
+ROOMY = QueuePolicy(frames=1000, frames_per_camera=1000, bytes=10**9)
+
+
+def scheduler(policy: QueuePolicy = ROOMY) -> Scheduler:
+    return Scheduler(policy, lambda waiting: waiting.recipe)
+
+
+def names(tickets: tuple[Ticket, ...] | list[Ticket]) -> list[tuple[str, int]]:
+    return [(one.camera, one.seq) for one in tickets]
+
+
+def take(queue: Scheduler, most: int) -> Taken:
+    taken = queue.take(most)
+    assert taken is not None
+    return taken
+
+
+def test_a_free_engine_takes_what_waits() -> None:
+    queue = scheduler()
+    for seq in range(3):
+        queue.offer(ticket(seq))
+    assert names(take(queue, 8).batch) == [("cam1", 0), ("cam1", 1), ("cam1", 2)]
+    assert queue.frames == queue.bytes == 0
+
+
+def test_cameras_take_turns() -> None:
+    queue = scheduler()
+    for seq in range(4):
+        queue.offer(ticket(seq, "busy"))
+    queue.offer(ticket(0, "calm"))
+    assert names(take(queue, 2).batch) == [("busy", 0), ("calm", 0)]
+    assert names(take(queue, 2).batch) == [("busy", 1), ("busy", 2)]
+
+
+def test_a_turn_is_kept_from_batch_to_batch() -> None:
+    queue = scheduler()
+    for seq in range(3):
+        for camera in ("a", "b", "c"):
+            queue.offer(ticket(seq, camera))
+    taken = [names(take(queue, 2).batch) for _ in range(3)]
+    assert taken == [[("a", 0), ("b", 0)], [("c", 0), ("a", 1)], [("b", 1), ("c", 1)]]
+
+
+def test_a_batch_holds_only_frames_that_share_an_extractor() -> None:
+    queue = scheduler()
+    queue.offer(ticket(0, "a", recipe="caps"))
+    queue.offer(ticket(0, "b", recipe="pins"))
+    queue.offer(ticket(1, "a", recipe="caps"))
+    assert names(take(queue, 8).batch) == [("a", 0), ("a", 1)]
+    assert names(take(queue, 8).batch) == [("b", 0)]
+
+
+def test_frames_of_one_camera_never_overtake_one_another() -> None:
+    queue = scheduler()
+    for seq, recipe in enumerate(("caps", "pins", "caps")):
+        queue.offer(ticket(seq, recipe=recipe))
+    assert [names(take(queue, 8).batch) for _ in range(3)] == [[("cam1", 0)], [("cam1", 1)], [("cam1", 2)]]
+
+
+def test_a_full_queue_sheds_the_oldest_of_the_camera_with_most_waiting() -> None:
+    queue = scheduler(replace(ROOMY, frames=3))
+    queue.offer(ticket(0, "calm"))
+    queue.offer(ticket(0, "busy"))
+    queue.offer(ticket(1, "busy"))
+    assert names(queue.offer(ticket(2, "busy"))) == [("busy", 0)]
+    assert names(queue.offer(ticket(1, "calm"))) == [("calm", 0)]
+
+
+def test_a_camera_has_a_limit_of_its_own() -> None:
+    queue = scheduler(replace(ROOMY, frames_per_camera=2))
+    shed = [names(queue.offer(ticket(seq))) for seq in range(4)]
+    assert shed == [[], [], [("cam1", 0)], [("cam1", 1)]]
+
+
+def test_bytes_are_bounded_too() -> None:
+    queue = scheduler(replace(ROOMY, bytes=100))
+    queue.offer(ticket(0, "small", size=30))
+    queue.offer(ticket(0, "large", size=40))
+    assert names(queue.offer(ticket(1, "large", size=90))) == [("large", 0), ("small", 0)]
+    assert queue.bytes == 90
+
+
+def test_a_blocking_queue_sheds_nothing_and_says_that_it_is_full() -> None:
+    queue = scheduler(replace(ROOMY, frames=2, shed="block"))
+    assert not queue.full
+    assert queue.offer(ticket(0)) == queue.offer(ticket(1)) == []
+    assert queue.full
+    assert not queue.overfull
+    assert queue.offer(ticket(2)) == queue.offer(ticket(3)) == []
+    assert queue.overfull
+
+
+def test_a_frame_past_its_deadline_is_late() -> None:
+    queue = scheduler()
+    queue.offer(ticket(0, max_age_ms=0))
+    queue.offer(ticket(1, max_age_ms=60_000))
+    taken = take(queue, 8)
+    assert (names(taken.late), names(taken.batch)) == ([("cam1", 0)], [("cam1", 1)])
+
+
+def test_a_frame_that_cant_be_finished_in_time_is_late() -> None:
+    queue = scheduler()
+    queue.offer(ticket(0, max_age_ms=10_000))
+    taken = queue.take(8, ahead_ns=20_000_000_000)
+    assert taken is not None
+    assert names(taken.late) == [("cam1", 0)]
+
+
+def test_late_frames_leave_even_when_nothing_else_waits() -> None:
+    queue = scheduler()
+    queue.offer(ticket(0, max_age_ms=0))
+    assert take(queue, 8).batch == ()
+
+
+def test_a_batch_may_be_held_back_until_it_is_full() -> None:
+    queue = scheduler(replace(ROOMY, max_delay_ms=60_000))
+    queue.offer(ticket(0))
+    taken: list[Taken | None] = []
+    taker = threading.Thread(target=lambda: taken.append(queue.take(2)))
+    taker.start()
+    queue.offer(ticket(1))
+    taker.join(30)
+    assert taken[0] is not None
+    assert len(taken[0].batch) == 2
+
+
+def test_a_closed_queue_hands_out_what_waits_and_then_nothing() -> None:
+    queue = scheduler(replace(ROOMY, max_delay_ms=60_000))
+    queue.offer(ticket(0))
+    queue.close()
+    assert len(take(queue, 8).batch) == 1
+    assert queue.take(8) is None
+
+
+def test_closing_wakes_a_waiting_engine() -> None:
+    queue = scheduler()
+    taken: list[Taken | None] = []
+    taker = threading.Thread(target=lambda: taken.append(queue.take(2)))
+    taker.start()
+    queue.close()
+    taker.join(30)
+    assert taken == [None]
+
+
+def test_forgotten_tickets_leave_the_queue() -> None:
+    queue = scheduler()
+    kept, forgotten = ticket(0, "a"), ticket(0, "b")
+    queue.offer(kept)
+    queue.offer(forgotten)
+    forgotten.forgotten = True
+    queue.discard_forgotten()
+    assert (queue.frames, queue.bytes) == (1, kept.size)
+    assert names(take(queue, 8).batch) == [("a", 0)]
+
+
+def test_the_longest_waiting_frame_is_known() -> None:
+    queue = scheduler()
+    assert queue.oldest_received_ns() is None
+    first = ticket(0)
+    queue.offer(first)
+    queue.offer(ticket(0, "other"))
+    assert queue.oldest_received_ns() == first.received_monotonic_ns
+
+
+Offers = st.lists(st.tuples(st.sampled_from("abc"), st.integers(min_value=1, max_value=50)), max_size=80)
+
+
+@given(Offers, st.integers(min_value=1, max_value=5), st.data())
+def test_every_ticket_leaves_exactly_once_in_its_cameras_order(
+    offers: list[tuple[str, int]], most: int, data: st.DataObject
+) -> None:
+    policy = QueuePolicy(frames=8, frames_per_camera=5, bytes=120)
+    queue = scheduler(policy)
+    left: list[Ticket] = []
+    offered: dict[str, deque[int]] = {camera: deque() for camera in "abc"}
+    for seq, (camera, size) in enumerate(offers):
+        offered[camera].append(seq)
+        left += queue.offer(ticket(seq, camera, size=size))
+        assert queue.frames <= policy.frames
+        assert queue.bytes <= policy.bytes
+        if queue.frames and data.draw(st.booleans()):
+            left += take(queue, most).batch
+    left += queue.take_all()
+    assert queue.frames == queue.bytes == 0
+    for camera, seqs in offered.items():
+        assert [one.seq for one in left if one.camera == camera] == list(seqs)
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_taking_all_gives_the_oldest_first(count: int) -> None:
+    queue = scheduler()
+    for seq in range(count):
+        queue.offer(ticket(seq, f"cam{seq}"))
+    assert [one.seq for one in queue.take_all()] == list(range(count))
