@@ -18,7 +18,7 @@ from daemon.simulator import SimulatedFrame
 
 
 class Pace:
-    """Holds a loop to `rate` frames a second without drift; None means no limit. A late frame isn't made up for."""
+    """Holds a loop to `rate` frames a second; None means no limit. After a pause one frame at most is made up for."""
 
     def __init__(self, rate: float | None) -> None:
         self._interval_ns = int(1e9 / rate) if rate else 0

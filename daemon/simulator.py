@@ -106,7 +106,7 @@ def encode_frame(pixels: NDArray[np.uint8], encoding: Encoding) -> tuple[bytes, 
     """Return payload and header fields of `pixels`, uint8 [h, w] mono or [h, w, 3] RGB."""
     if encoding == "raw":
         color = "mono" if pixels.ndim == 2 else "rgb"
-        return pixels.tobytes(), {"encoding": "raw", "shape": list(pixels.shape), "dtype": "u1", "color": color}
+        return pixels.tobytes(), {"encoding": "raw", "shape": pixels.shape, "dtype": "u1", "color": color}
     if encoding == "png":
         return encode_png(pixels), {"encoding": "png"}
     bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels

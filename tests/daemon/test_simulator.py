@@ -58,7 +58,7 @@ def test_a_raw_frame_states_its_shape_and_png_keeps_every_pixel() -> None:
     pixels = draw_part("plate", generator(1), size=SMALL).pixels
 
     raw, header = encode_frame(pixels, "raw")
-    assert header == {"encoding": "raw", "shape": [160, 200, 3], "dtype": "u1", "color": "rgb"}
+    assert header == {"encoding": "raw", "shape": (160, 200, 3), "dtype": "u1", "color": "rgb"}
     np.testing.assert_array_equal(np.frombuffer(raw, np.uint8).reshape(pixels.shape), pixels)
     np.testing.assert_array_equal(decode(encode_frame(pixels, "png")[0]), pixels)
     jpeg = decode(encode_frame(pixels, "jpeg")[0])
