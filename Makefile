@@ -67,4 +67,5 @@ $(STAMP): $(LOCK) pyproject.toml
 	@$(BIN)/python -m pip install --disable-pip-version-check --only-binary :all: --require-hashes -r $(LOCK)
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation \
 		--no-warn-script-location --editable .
+	@$(BIN)/python requirements/link_libgomp.py
 	@touch $@

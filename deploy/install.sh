@@ -136,6 +136,7 @@ install_release() {
         say "Installing the locked libraries into $prefix/releases/$name, about 1 GB ..."
         "$release/bin/python" -m pip install --disable-pip-version-check --only-binary :all: --require-hashes \
             ${pip_source[@]+"${pip_source[@]}"} -r "$source_dir/requirements/runtime.lock"
+        "$release/bin/python" "$source_dir/requirements/link_libgomp.py"
         # The build leaves files beside its source, which may be read-only or somebody's checkout.
         build=$(mktemp -d)
         cp -r "$source_dir"/{pyproject.toml,README.md,LICENSE,patchcore_engine,daemon} "$build"

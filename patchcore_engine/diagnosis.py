@@ -63,7 +63,8 @@ def check_libraries() -> Iterator[Finding]:
         except metadata.PackageNotFoundError:
             yield Finding(check=check, status="fail", detail="not installed", remedy=REINSTALL)
         except (ImportError, OSError) as error:
-            yield Finding(check=check, status="fail", detail=f"can't be imported: {error}", remedy=REINSTALL)
+            remedy = "On Debian: apt-get install libgomp1" if "libgomp" in str(error) else REINSTALL
+            yield Finding(check=check, status="fail", detail=f"can't be imported: {error}", remedy=remedy)
         else:
             tested = distribution != "mindspore" or version == MINDSPORE_VERSION
             yield Finding(

@@ -133,8 +133,10 @@ def test_the_lock_holds_every_requirement_and_names_no_index() -> None:
         assert "--index" not in text
 
 
-def run_python(program: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+def run_python(program: str, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program, *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
 
 
 def test_the_clients_export_what_a_camera_and_a_controller_need_and_load_no_engine() -> None:
@@ -169,3 +171,29 @@ sys.exit(f"loaded: {{loaded}}" if loaded else 0)
     done = run_python(program)
     assert done.returncode == 0, done.stderr
     assert "serve" in done.stdout
+
+
+def test_mindspore_is_given_an_openmp_runtime_only_where_the_system_has_none(tmp_path: Path) -> None:
+    script = ROOT / "requirements" / "link_libgomp.py"
+    copy = tmp_path / "scikit_learn.libs" / "libgomp-0123abcd.so.1.0.0"
+    library = tmp_path / "mindspore" / "lib"
+    library.mkdir(parents=True)
+    program = f"""
+import ctypes, runpy, sys, sysconfig
+sysconfig.get_path = lambda name: {str(tmp_path)!r}
+def load(name):
+    if "absent" in sys.argv:
+        raise OSError(name)
+ctypes.CDLL = load
+runpy.run_path({str(script)!r}, run_name="__main__")
+"""
+    assert run_python(program).returncode == 0
+    assert not list(library.iterdir())
+    done = run_python(program, "absent")
+    assert done.returncode == 1
+    assert "apt-get install libgomp1" in done.stderr
+    copy.parent.mkdir()
+    copy.touch()
+    assert run_python(program, "absent").returncode == 0
+    assert run_python(program, "absent").returncode == 0
+    assert (library / "libgomp.so.1").resolve() == copy
