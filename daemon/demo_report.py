@@ -56,9 +56,9 @@ class DemoAccount:
 
     @property
     def complete(self) -> bool:
-        """Whether every part got exactly one verdict and the good are told from the defective."""
+        """Whether each part got exactly one verdict, the good are told from the defective, and the daemon ended well."""
         exact = not self.without_verdict and self.superfluous == 0
-        return exact and self.auroc is not None and self.auroc >= AUROC_FLOOR
+        return exact and self.daemon_status == 0 and self.auroc is not None and self.auroc >= AUROC_FLOOR
 
 
 def truth(verdict: Verdict) -> str:

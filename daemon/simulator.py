@@ -1,6 +1,8 @@
 """A camera without a camera: it replays a folder of pictures or draws parts, and writes small data sets."""
 
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
@@ -143,10 +145,15 @@ def write_data_set(
     tasks: list[tuple[str, Defect | None, int]] = [("train", None, index) for index in range(train_good)]
     tasks += [("test", None, index) for index in range(test_good)]
     tasks += [("test", DEFECTS[index % len(DEFECTS)], test_good + index) for index in range(test_defective)]
-    for split, defect, index in tasks:
+
+    def write(task: tuple[str, Defect | None, int]) -> None:
+        split, defect, index = task
         rng = np.random.default_rng([seed, _SET_SEEDS[split], index])
         _write_part(category, split, draw_part(kind, rng, defect=defect, size=size), index)
-        advance(1)
+
+    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="draw") as pool:
+        for _ in pool.map(write, tasks):
+            advance(1)
     return category
 
 

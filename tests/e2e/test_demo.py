@@ -1,0 +1,86 @@
+"""`patchline demo` as a person or CI runs it: real processes, the real engine, drawn parts."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+
+COMMAND = (sys.executable, "-m", "daemon.cli", "demo")
+TIMEOUT_S = 240
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*COMMAND, *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+
+
+def run(folder: Path, *arguments: str) -> tuple[int, str]:
+    process = start(folder, *arguments)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
+    return process.returncode, output
+
+
+def left_behind(folder: Path) -> Sequence[str]:
+    """Command lines of processes that were started for a demo in `folder`."""
+    lines = (" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"]))
+    return [line for line in lines if str(folder) in line]
+
+
+def test_the_demo_judges_every_part_once_and_tells_good_from_defective(tmp_path: Path) -> None:
+    status, output = run(tmp_path, "--train", "24", "--parts", "20", "--rate", "20")
+
+    assert status == 0, output
+    assert "One verdict each yes: 20 frame(s) sent, 20 verdict(s), 0 without, 0 too many" in output
+    auroc = re.search(r"Image AUROC\s+(\d\.\d+)", output)
+    assert auroc is not None
+    assert float(auroc[1]) >= 0.95
+    assert len(list((tmp_path / "demo-output" / "heatmaps").glob("station-1-*.png"))) == 20
+    assert (tmp_path / "demo-output" / "overview.png").is_file()
+    assert left_behind(tmp_path) == []
+
+    # A second demo replaces what the first made; a folder of someone else's is left alone.
+    stranger = tmp_path / "photos"
+    stranger.mkdir()
+    (stranger / "holiday.jpg").touch()
+    refused, told = run(tmp_path, "--output", "photos")
+    assert refused == 1
+    assert "photos is there and no demo made it" in told
+    assert (stranger / "holiday.jpg").exists()
+
+
+def test_the_line_that_is_killed_and_reloaded_accounts_for_every_part(tmp_path: Path) -> None:
+    status, output = run(tmp_path, "--line", "--train", "20", "--parts", "24", "--rate", "6")
+
+    assert status == 0, output
+    assert "bank reload after" in output
+    assert "kill -9 after" in output
+    assert "Account balanced: 48 sent = 48 judged + 0 explicitly not inspected" in output
+    assert "duplicates 0, out of order 0" in output
+    assert left_behind(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demo_leaves_no_process_behind(tmp_path: Path, number: signal.Signals) -> None:
+    process = start(tmp_path, "--train", "20", "--parts", "80", "--rate", "1")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "station-1" in line and "pass" in line:
+            break
+    assert len(left_behind(tmp_path)) >= 1
+    process.send_signal(number)
+    process.communicate(timeout=60)
+
+    assert process.returncode not in (0, None)
+    assert left_behind(tmp_path) == []
