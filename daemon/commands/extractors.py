@@ -42,7 +42,7 @@ class Extractors:
         """Return an extractor; an open one of the same kind is used again. Raises PatchcoreError."""
         from patchcore_engine.runtime import prepare_process
 
-        key = (backbone, geometry.image_size, embedding, precision)
+        key = (backbone, geometry, embedding, precision)
         if key not in self._opened:
             prepare_process()
             from patchcore_engine.backbones.factory import open_extractor
@@ -50,12 +50,12 @@ class Extractors:
             self._opened[key] = open_extractor(
                 backbone=backbone,
                 weights=self.weights,
+                backbone_file=self.backbone_file,
                 geometry=geometry,
                 embedding=embedding,
                 device=self.device,
                 device_id=self.device_id,
                 precision=precision,
-                **({} if self.backbone_file is None else {"backbone_file": self.backbone_file}),  # type: ignore[arg-type]
             )
         return self._opened[key]
 

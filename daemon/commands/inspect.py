@@ -32,6 +32,7 @@ def inspect(
 ) -> None:
     """Judge pictures with a bank and show the verdicts; a picture that can't be read gives status 1."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from patchcore_engine.errors import DataError
@@ -55,15 +56,22 @@ def inspect(
         if as_json:
             typer.echo(json.dumps(found.as_json()))
         elif found.inspection is None:
-            table.add_row(str(found.path), "[red]not inspected[/]", "", "", "", found.error)
+            table.add_row(_short(found.path), "[red]not inspected[/]", "", "", "", escape(found.error))
         else:
-            table.add_row(str(found.path), *_cells(found.as_json()))
+            table.add_row(_short(found.path), *_cells(found.as_json()))
     if not as_json:
         Console().print(table)
         if output is not None:
             typer.echo(f"heat maps: {output}")
     if unreadable:
         raise DataError(f"{unreadable} of {len(paths)} pictures couldn't be inspected.")
+
+
+def _short(path: Path) -> str:
+    """Return folder and name, enough to know a picture by and short enough for a table."""
+    from rich.markup import escape
+
+    return escape(str(Path(*path.parts[-2:])))
 
 
 def _cells(found: dict[str, Any]) -> list[str]:
