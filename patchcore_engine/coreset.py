@@ -12,8 +12,9 @@ from patchcore_engine.progress import Advance
 PROJECTED_DIMENSION: Final = 128
 # Below this, projecting to 128 dimensions saves less than it costs.
 _LARGEST_UNPROJECTED: Final = 192
-_SMALLEST_ROUND: Final = 1024
-_LARGEST_ROUND: Final = 4096
+# Bounds that a round looks at, and centres it compares them with at a time, so that the products stay in the cache.
+_ROUND_SIZE: Final = 2048
+_CENTRE_BLOCK: Final = 256
 
 
 class RandomProjection:
@@ -27,7 +28,7 @@ class RandomProjection:
         self._matrix: csr_matrix | None = None
         if self.output_dimension != dimension:
             projection = SparseRandomProjection(n_components=PROJECTED_DIMENSION, random_state=seed)
-            projection.fit(np.empty((1, dimension), dtype=np.float32))
+            projection.fit(np.zeros((1, dimension), dtype=np.float32))
             self._matrix = csr_matrix(projection.components_.T, dtype=np.float32)
 
     def __call__(self, patches: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -47,47 +48,116 @@ def greedy_k_centre(
 
     The sequence is that of the plain loop, `plain_greedy_k_centre`, for a fraction of its work: the distance to the
     nearest centre only shrinks as centres are added, so an outdated one is an upper bound. Each round brings the
-    largest bounds up to date in a few matrix products, and picks among them while their maximum is above every
-    bound outside.
+    largest bounds up to date, and picks among them while their maximum is above every bound outside.
     """
-    total = len(points)
-    if count >= total:
-        advance(total)
-        return np.arange(total, dtype=np.int64)
-    norms = np.einsum("nd,nd->n", points, points)
-    centres = np.empty(count, dtype=np.int64)
-    centres[0] = np.random.default_rng(seed).integers(total)
-    bounds = _squared_distances(points, norms, centres[0])
-    bounds[centres[0]] = -np.inf
-    # How many of the centres each bound has seen.
-    seen = np.ones(total, dtype=np.int64)
-    chosen, reported = 1, 0
-    smallest_round = _SMALLEST_ROUND if count < total // 20 else _LARGEST_ROUND
-    round_size = smallest_round
-    while chosen < count:
-        round_size = min(round_size, total)
-        members = np.sort(np.argpartition(bounds, total - round_size)[total - round_size :])
-        _bring_up_to_date(points, norms, bounds, seen, members, centres[:chosen])
-        current = bounds[members]
-        outside = _largest_outside(bounds, members)
-        candidates, candidate_norms = points[members], norms[members]
-        before = chosen
-        while chosen < count:
-            best = int(np.argmax(current))
-            if not (current[best] > outside or round_size == total):
+    if count >= len(points):
+        advance(len(points))
+        return np.arange(len(points), dtype=np.int64)
+    selection = _Selection(points, count, seed)
+    reported, round_size = 0, _ROUND_SIZE
+    while selection.chosen < count:
+        advance(selection.chosen - reported)
+        reported = selection.chosen
+        # Nothing learnt means that as many equal bounds as a round holds lie at its edge: widen it.
+        round_size = _ROUND_SIZE if selection.pick_round(min(round_size, len(points))) else 2 * round_size
+    advance(count - reported)
+    return selection.positions
+
+
+class _Selection:
+    """Centres chosen so far, and for every point an upper bound of its squared distance to the nearest of them."""
+
+    def __init__(self, points: NDArray[np.float32], count: int, seed: int) -> None:
+        self._points = points
+        self._norms = np.einsum("nd,nd->n", points, points)
+        self.positions = np.empty(count, dtype=np.int64)
+        self._centres = np.empty((count, points.shape[1]), dtype=np.float32)
+        self._centre_norms = np.empty(count, dtype=np.float32)
+        self.chosen = 0
+        first = int(np.random.default_rng(seed).integers(len(points)))
+        self._add(first, points[first], self._norms[first])
+        self._bounds = _squared_distances(points, self._norms, first)
+        self._bounds[first] = -np.inf
+        # How many of the centres each bound has seen.
+        self._seen = np.ones(len(points), dtype=np.int64)
+
+    def pick_round(self, size: int) -> bool:
+        """Look at the `size` largest bounds and pick what can be picked; False when nothing was learnt."""
+        members, outside = self._largest(size)
+        candidates, norms = self._points[members], self._norms[members]
+        bounds, seen = self._bounds[members], self._seen[members]
+        learnt = self._bring_up_to_date(candidates, norms, bounds, seen, outside)
+        eligible = np.flatnonzero(bounds > outside)
+        before = self.chosen
+        if len(eligible):
+            bounds[eligible] = self._pick(
+                members[eligible], candidates[eligible], norms[eligible], bounds[eligible], outside
+            )
+            seen[eligible] = self.chosen
+        self._bounds[members] = bounds
+        self._seen[members] = seen
+        return learnt or self.chosen > before
+
+    def _largest(self, size: int) -> tuple[NDArray[np.int64], float]:
+        """Return the positions of the `size` largest bounds, ascending, and the largest bound outside them."""
+        total = len(self._bounds)
+        if size == total:
+            return np.arange(total), -np.inf
+        order = np.argpartition(self._bounds, total - size - 1)
+        return np.sort(order[total - size :]), float(self._bounds[order[total - size - 1]])
+
+    def _bring_up_to_date(
+        self,
+        candidates: NDArray[np.float32],
+        norms: NDArray[np.float32],
+        bounds: NDArray[np.float32],
+        seen: NDArray[np.int64],
+        outside: float,
+    ) -> bool:
+        """Lower bounds in place, block by block of the centres; one that can no more be picked is left where it is."""
+        learnt = False
+        for start in range(int(seen.min()) // _CENTRE_BLOCK * _CENTRE_BLOCK, self.chosen, _CENTRE_BLOCK):
+            stop = min(start + _CENTRE_BLOCK, self.chosen)
+            rows = np.flatnonzero((seen < stop) & (bounds > outside))
+            if not len(rows):
+                continue
+            learnt = True
+            distances = candidates[rows] @ self._centres[start:stop].T
+            distances *= -2
+            distances += self._centre_norms[start:stop]
+            nearest = np.maximum(distances.min(axis=1) + norms[rows], 0)
+            bounds[rows] = np.minimum(bounds[rows], nearest)
+            seen[rows] = stop
+        return learnt
+
+    def _pick(
+        self,
+        members: NDArray[np.int64],
+        candidates: NDArray[np.float32],
+        norms: NDArray[np.float32],
+        bounds: NDArray[np.float32],
+        outside: float,
+    ) -> NDArray[np.float32]:
+        """Pick the farthest of up-to-date candidates while it is farther than `outside`; return their new bounds."""
+        between = candidates @ candidates.T
+        between *= -2
+        between += norms[:, None]
+        between += norms
+        np.maximum(between, 0, out=between)
+        while self.chosen < len(self.positions):
+            best = int(bounds.argmax())
+            if not bounds[best] > outside:
                 break
-            centres[chosen] = members[best]
-            distances = candidate_norms + (candidate_norms[best] - 2 * (candidates @ candidates[best]))
-            np.minimum(current, np.maximum(distances, 0, out=distances), out=current)
-            current[best] = -np.inf
-            chosen += 1
-        bounds[members] = current
-        seen[members] = chosen
-        # Nothing picked means that as many equal bounds as a round holds lie at its edge: widen it.
-        round_size = smallest_round if chosen > before else round_size * 2
-        advance(chosen - reported)
-        reported = chosen
-    return centres
+            self._add(int(members[best]), candidates[best], norms[best])
+            np.minimum(bounds, between[best], out=bounds)
+            bounds[best] = -np.inf
+        return bounds
+
+    def _add(self, position: int, vector: NDArray[np.float32], norm: np.float32) -> None:
+        self.positions[self.chosen] = position
+        self._centres[self.chosen] = vector
+        self._centre_norms[self.chosen] = norm
+        self.chosen += 1
 
 
 def plain_greedy_k_centre(points: NDArray[np.float32], count: int, seed: int) -> NDArray[np.int64]:
@@ -102,43 +172,11 @@ def plain_greedy_k_centre(points: NDArray[np.float32], count: int, seed: int) ->
     for position in range(count):
         if position:
             centres[position] = np.argmax(nearest)
-        np.minimum(nearest, _squared_distances(points, norms, centres[position]), out=nearest)
+        np.minimum(nearest, _squared_distances(points, norms, int(centres[position])), out=nearest)
         nearest[centres[: position + 1]] = -np.inf
     return centres
 
 
-def _squared_distances(
-    points: NDArray[np.float32], norms: NDArray[np.float32], centre: np.int64
-) -> NDArray[np.float32]:
+def _squared_distances(points: NDArray[np.float32], norms: NDArray[np.float32], centre: int) -> NDArray[np.float32]:
     distances: NDArray[np.float32] = norms + (norms[centre] - 2 * (points @ points[centre]))
     return np.maximum(distances, 0, out=distances)
-
-
-def _largest_outside(bounds: NDArray[np.float32], members: NDArray[np.int64]) -> float:
-    if len(members) == len(bounds):
-        return -np.inf
-    outside = bounds.copy()
-    outside[members] = -np.inf
-    return float(outside.max())
-
-
-def _bring_up_to_date(
-    points: NDArray[np.float32],
-    norms: NDArray[np.float32],
-    bounds: NDArray[np.float32],
-    seen: NDArray[np.int64],
-    members: NDArray[np.int64],
-    centres: NDArray[np.int64],
-) -> None:
-    """Lower the bounds of `members` to their true distance from `centres`, grouped by what they have seen."""
-    order = members[np.argsort(seen[members], kind="stable")]
-    for group in np.array_split(order, max(1, len(order) // 256)):
-        new = centres[seen[group].min() :]
-        if not len(new):
-            continue
-        products = points[group] @ points[new].T
-        distances = norms[group] + (norms[new][None, :] - 2 * products).min(axis=1)
-        centre_bounds = np.maximum(distances, 0)
-        # A centre has no distance to cover; its bound stays at minus infinity.
-        bounds[group] = np.minimum(bounds[group], centre_bounds)
-        seen[group] = len(centres)
