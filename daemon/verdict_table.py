@@ -3,6 +3,7 @@
 from collections import Counter, deque
 from typing import Final
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -18,6 +19,7 @@ STYLES: Final = {
     Outcome.NOT_INSPECTED: "magenta",
 }
 _BAR_CELLS: Final = 16
+_WIDE: Final = 100
 # The fail threshold stands at this share of the bar, so that defects have room to its right.
 _FAIL_AT: Final = 0.5
 
@@ -80,17 +82,19 @@ class VerdictTable:
             self._console.print(verdict_line(verdict), soft_wrap=True, highlight=False, markup=False)
 
     def _render(self) -> RenderableType:
-        table = Table(title=self._title, title_justify="left", expand=False, pad_edge=False)
+        wide = self._console.width >= _WIDE
+        table = Table(title=self._title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
         table.add_column("camera", no_wrap=True)
         table.add_column("seq", justify="right")
-        table.add_column("part", no_wrap=True, overflow="ellipsis", max_width=32)
+        table.add_column("part", no_wrap=True, overflow="ellipsis", max_width=28)
         table.add_column("verdict", no_wrap=True)
-        table.add_column("score", justify="right")
-        table.add_column("0 · · · fail · · ·", no_wrap=True)
-        table.add_column("p", justify="right")
-        table.add_column("latency", justify="right")
+        table.add_column("score", justify="right", no_wrap=True)
+        if wide:
+            table.add_column(Text(" " * round(_FAIL_AT * _BAR_CELLS) + "│ fail"), no_wrap=True)
+            table.add_column("p", justify="right", no_wrap=True)
+        table.add_column("latency", justify="right", no_wrap=True)
         for verdict in list(self._rows):
-            table.add_row(*_cells(verdict))
+            table.add_row(*_cells(verdict, wide=wide))
         return Group(table, self.totals.text())
 
 
@@ -115,7 +119,7 @@ def verdict_line(verdict: Verdict) -> str:
     return " ".join(parts)
 
 
-def _cells(verdict: Verdict) -> list[RenderableType]:
+def _cells(verdict: Verdict, *, wide: bool) -> list[RenderableType]:
     style = STYLES[verdict.verdict]
     word = verdict.verdict.value if verdict.reason is None else f"{verdict.verdict.value}: {verdict.reason.value}"
     latency = latency_ms(verdict)
@@ -125,8 +129,7 @@ def _cells(verdict: Verdict) -> list[RenderableType]:
         Text(verdict.part or "-"),
         Text(word, style),
         _number(verdict.score),
-        _bar(verdict, style),
-        _number(verdict.p_value),
+        *([_bar(verdict, style), _number(verdict.p_value)] if wide else []),
         f"{latency:.0f} ms" if latency is not None else "-",
     ]
 
