@@ -85,7 +85,7 @@ class VerdictTable:
         wide = self._console.width >= _WIDE
         table = Table(title=self._title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
         table.add_column("camera", no_wrap=True)
-        table.add_column("seq", justify="right")
+        table.add_column("seq", justify="right", no_wrap=True)
         table.add_column("part", no_wrap=True, overflow="ellipsis", max_width=28)
         table.add_column("verdict", no_wrap=True)
         table.add_column("score", justify="right", no_wrap=True)
@@ -123,15 +123,16 @@ def _cells(verdict: Verdict, *, wide: bool) -> list[RenderableType]:
     style = STYLES[verdict.verdict]
     word = verdict.verdict.value if verdict.reason is None else f"{verdict.verdict.value}: {verdict.reason.value}"
     latency = latency_ms(verdict)
-    return [
+    cells: list[RenderableType] = [
         verdict.camera,
         str(verdict.seq),
         Text(verdict.part or "-"),
         Text(word, style),
         _number(verdict.score),
-        *([_bar(verdict, style), _number(verdict.p_value)] if wide else []),
-        f"{latency:.0f} ms" if latency is not None else "-",
     ]
+    if wide:
+        cells += [_bar(verdict, style), _number(verdict.p_value)]
+    return [*cells, f"{latency:.0f} ms" if latency is not None else "-"]
 
 
 def _bar(verdict: Verdict, style: str) -> Text:
