@@ -23,6 +23,7 @@ log = structlog.get_logger()
 RETRY_MS: Final = 250
 LONGEST_RETRY_MS: Final = 5000
 HOUSEKEEPING_S: Final = 1.0
+PRUNE_EVERY_S: Final = 10.0
 
 
 class VerdictJournal(Protocol):
@@ -84,6 +85,7 @@ class Delivery:
         self._doors: Doors | None = None
         self._retry_ms = 0
         self._retry_at_ns = 0
+        self._prune_at_ns = 0
         self.last_progress_ns = time.monotonic_ns()
         telemetry.journal_available.set(1)
 
@@ -102,6 +104,8 @@ class Delivery:
                 self._publisher.update()
             if not self.journal_available and time.monotonic_ns() >= self._retry_at_ns:
                 self._try_again()
+            if self.journal_available and time.monotonic_ns() >= self._prune_at_ns:
+                self._prune()
 
     def deliver(self, tickets: Sequence[Ticket]) -> None:
         """Let verdicts leave; `tickets` are settled and in order."""
@@ -193,6 +197,15 @@ class Delivery:
             self._doors.resume()
         self._on_state(True)
         log.info("journal_recovered")
+
+    def _prune(self) -> None:
+        """Take expired verdicts away, a bounded number at a time; sooner again while there are more."""
+        try:
+            pruned = self._journal.prune(time.time_ns())
+        except JournalError as error:
+            pruned = 0
+            log.warning("journal_prune_failed", error=str(error))
+        self._prune_at_ns = time.monotonic_ns() + int((HOUSEKEEPING_S if pruned else PRUNE_EVERY_S) * 1e9)
 
     def _timeout_s(self) -> float:
         if self.journal_available:

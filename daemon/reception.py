@@ -120,7 +120,7 @@ class Reception:
             for ticket, verdict in zip(tickets, verdicts, strict=True):
                 self._under_way.pop(ticket.identity, None)
                 if ticket.camera != NO_CAMERA:
-                    self._ledger.journalled(ticket.camera, ticket.stream, ticket.seq + ticket.count - 1)
+                    self._ledger.settled(ticket.camera, ticket.stream)
                 if ticket.reply is not None:
                     due.append((ticket.reply, verdict, False))
         return due
@@ -131,7 +131,7 @@ class Reception:
             for ticket in tickets:
                 self._under_way.pop(ticket.identity, None)
                 if ticket.camera != NO_CAMERA:
-                    self._ledger.left_unjournalled(ticket.camera, ticket.stream)
+                    self._ledger.settled(ticket.camera, ticket.stream)
 
     def suspend(self, in_hand: Sequence[Ticket]) -> list[Ticket]:
         """The journal failed: forget all acked parts, those `in_hand` too; their senders keep and resend them.

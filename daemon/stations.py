@@ -4,17 +4,17 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Final
+from typing import Any, Final
 
 import zmq
 
-from daemon.archive import Archive
 from daemon.config import Settings
 from daemon.ingest import Ingest
 from daemon.journal import Journal, JournalReader
 from daemon.pipeline import Pipeline
 from daemon.publisher import Publisher
 from daemon.replay import Replay
+from daemon.retention import Retention
 from daemon.streams import StreamLedger
 from daemon.telemetry import Telemetry
 
@@ -30,7 +30,7 @@ class Stations:
         pipeline: Pipeline,
         ingest: Ingest,
         replay: Replay | None,
-        archive: Archive | None,
+        archive: Any,
         addresses: dict[str, str],
         resources: ExitStack,
     ) -> None:
@@ -75,12 +75,15 @@ def open_stations(settings: Settings, telemetry: Telemetry, on_journal: Callable
     with ExitStack() as resources:
         context = resources.enter_context(zmq.Context())
         path = settings.journal_dir / JOURNAL_FILE
-        journal = Journal(path)
+        retention = Retention(max_age_days=settings.journal.max_age_days, max_bytes=settings.journal.max_bytes)
+        journal = Journal(path, retention)
         resources.callback(journal.close)
         lookup = JournalReader(path)
         resources.callback(lookup.close)
         archive = None
         if settings.archive.enabled:
+            from daemon.archive import Archive
+
             archive = Archive(settings.archive)
             resources.callback(archive.close)
         publisher = None

@@ -47,8 +47,7 @@ class Placement:
 
 @dataclass(slots=True)
 class _Stream:
-    last_seq: int | None
-    journalled_seq: int | None
+    last_seq: int
     under_way: int = 0
     last_arrival: int = -ALTERNATION
 
@@ -81,7 +80,7 @@ class StreamLedger:
         named = [camera for camera in recent if camera != NO_CAMERA]
         for camera in named[: self._max_cameras]:
             newest = sorted(streams[camera], key=lambda state: state.updated_ns)[-self._max_streams :]
-            self._cameras[camera] = OrderedDict((s.stream, _Stream(s.last_seq, s.last_seq)) for s in newest)
+            self._cameras[camera] = OrderedDict((s.stream, _Stream(s.last_seq)) for s in newest)
 
     @property
     def cameras(self) -> tuple[str, ...]:
@@ -109,12 +108,12 @@ class StreamLedger:
             stream = self._implicit_stream(streams, seq)
         state = streams.get(stream) or self._recall(camera, stream)
         if state is None:
-            streams[stream] = _Stream(seq, None, under_way=1, last_arrival=self._arrivals)
+            streams[stream] = _Stream(seq, under_way=1, last_arrival=self._arrivals)
             self._forget_oldest(streams)
             return Placement(stream=stream, started=True)
-        if state.last_seq is not None and seq <= state.last_seq:
+        if seq <= state.last_seq:
             return Placement(stream=stream, duplicate=True)
-        missing = seq - state.last_seq - 1 if state.last_seq is not None else 0
+        missing = seq - state.last_seq - 1
         state.last_seq, state.last_arrival = seq, self._arrivals
         state.under_way += 1
         streams.move_to_end(stream)
@@ -124,31 +123,24 @@ class StreamLedger:
         """Note `count` more verdicts that the stream owes, for the parts missing before a frame."""
         self._cameras[camera][stream].under_way += count
 
-    def journalled(self, camera: str, stream: int, last_seq: int) -> None:
-        """Note that a verdict of the stream is on disk, for parts up to `last_seq`."""
-        state = self._cameras[camera][stream]
-        state.journalled_seq = max(last_seq, state.journalled_seq if state.journalled_seq is not None else last_seq)
-        state.under_way -= 1
-
-    def left_unjournalled(self, camera: str, stream: int) -> None:
-        """Note that a verdict of the stream left without the journal."""
-        self._cameras[camera][stream].under_way -= 1
+    def settled(self, camera: str, stream: int) -> None:
+        """Note that a verdict of the stream has left."""
+        state = self._cameras[camera].get(stream)
+        if state is not None:
+            state.under_way -= 1
 
     def roll_back(self, camera: str, stream: int) -> None:
-        """Forget every part of the stream that is not journalled: its sender will send them again."""
-        if camera not in self._cameras or (state := self._cameras[camera].get(stream)) is None:
-            return
-        state.last_seq, state.under_way = state.journalled_seq, 0
-        if state.last_seq is None:
-            del self._cameras[camera][stream]
+        """Forget the stream: its sender will send every part again that the journal doesn't hold."""
+        if camera in self._cameras:
+            self._cameras[camera].pop(stream, None)
 
     def _implicit_stream(self, streams: OrderedDict[int, _Stream], seq: int) -> int:
         mine = [(stream, state) for stream, state in reversed(streams.items()) if is_implicit(stream)]
         for place, (stream, state) in enumerate(mine):
             in_use = place == 0 or state.last_arrival >= self._arrivals - ALTERNATION
-            if in_use and (state.last_seq is None or seq == state.last_seq + 1):
+            if in_use and seq == state.last_seq + 1:
                 return stream
-        if mine and mine[0][1].last_seq is not None and seq > mine[0][1].last_seq:
+        if mine and seq > mine[0][1].last_seq:
             return mine[0][0]
         while (drawn := IMPLICIT_PREFIX | self._draw()) in streams:
             pass
@@ -158,7 +150,7 @@ class StreamLedger:
         known = self._lookup(camera, stream)
         if known is None:
             return None
-        state = _Stream(known.last_seq, known.last_seq)
+        state = _Stream(known.last_seq)
         streams = self._cameras[camera]
         streams[stream] = state
         # It joins as the oldest: only a new part of it makes it the camera's current stream.

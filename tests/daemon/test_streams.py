@@ -104,7 +104,7 @@ def test_no_more_cameras_than_allowed_are_known() -> None:
 def test_an_old_stream_is_known_again_from_the_journal() -> None:
     streams = ledger(max_streams=1, lookup=lambda _camera, stream: State(1, 5) if stream == 1 else None)
     streams.place("cam", 2, 0)
-    streams.journalled("cam", 2, 0)
+    streams.settled("cam", 2)
     assert streams.place("cam", 1, 4).duplicate
     assert streams.place("cam", 1, 7) == Placement(stream=1, missing=1, conflict=True)
 
@@ -124,14 +124,13 @@ def test_only_the_most_recent_cameras_are_loaded() -> None:
     assert streams.cameras == ("new",)
 
 
-def test_what_was_rolled_back_is_new_again() -> None:
-    streams = ledger()
-    streams.place("cam", 7, 0)
-    streams.journalled("cam", 7, 0)
-    streams.place("cam", 7, 1)
-    streams.place("cam", 7, 2)
+def test_a_roll_back_goes_back_to_what_the_journal_holds() -> None:
+    streams = ledger(lookup=lambda _camera, _stream: State(7, 1))
+    for seq in range(2, 5):
+        streams.place("cam", 7, seq)
     streams.roll_back("cam", 7)
-    assert streams.place("cam", 7, 1) == Placement(stream=7)
+    assert streams.place("cam", 7, 1).duplicate
+    assert streams.place("cam", 7, 2) == Placement(stream=7)
 
 
 def test_a_stream_of_which_nothing_was_journalled_begins_anew_after_a_roll_back() -> None:
@@ -170,7 +169,7 @@ def test_a_camera_without_streams_has_no_duplicates(seqs: list[int]) -> None:
         placement = streams.place("cam", None, seq)
         assert not placement.duplicate
         identities.append((placement.stream, seq))
-        streams.journalled("cam", placement.stream, seq)
+        streams.settled("cam", placement.stream)
     assert len(set(identities)) == len(seqs)
 
 
@@ -180,7 +179,7 @@ def test_a_restart_changes_no_later_decision(seqs: list[int], at: int) -> None:
     for seq in seqs[:at]:
         placement = before.place("cam", 7, seq)
         if not placement.duplicate:
-            before.journalled("cam", 7, seq)
+            before.settled("cam", 7)
             journal[7] = seq
     after = ledger()
     after.load({"cam": [State(stream, last) for stream, last in journal.items()]})
@@ -197,5 +196,5 @@ def test_memory_of_streams_is_bounded(door_stream: int | None) -> None:
     for number in range(50):
         placement = streams.place("cam", door_stream if door_stream is None else number, 0)
         known[placement.stream] = 0
-        streams.journalled("cam", placement.stream, 0)
+        streams.settled("cam", placement.stream)
     assert len(streams._cameras["cam"]) == 3
