@@ -110,6 +110,7 @@ class ArchiveSettings(Section):
     max_age_days: Annotated[float, Field(gt=0, le=36_500)] = 30.0
     max_bytes: Annotated[int, Field(ge=MIB, le=1024 * GIB)] = 20 * GIB
     queue: Annotated[int, Field(ge=1, le=10_000)] = 64
+    queue_bytes: Annotated[int, Field(ge=MIB, le=64 * GIB)] = 256 * MIB
 
 
 class TelemetrySettings(Section):

@@ -3,15 +3,16 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final, Literal, Protocol
 
 import structlog
 
 from daemon.config import PublishSettings
 from daemon.errors import JournalError
-from daemon.heatmaps import encode_heatmap
+from daemon.heatmaps import draw_overlay, encode_heatmap
 from daemon.intake import Doors
-from daemon.messages import NO_CAMERA, HeatmapHeader, Verdict
+from daemon.messages import NO_CAMERA, FrameHeader, HeatmapHeader, Verdict
 from daemon.outcomes import Reason
 from daemon.reception import Reception
 from daemon.scheduler import Ticket
@@ -54,7 +55,9 @@ class VerdictPublisher(Protocol):
 class PartArchive(Protocol):
     """Keeps originals and overlays. `offer` never blocks."""
 
-    def offer(self, verdict: Verdict, ticket: Ticket) -> None: ...
+    def offer(
+        self, verdict: Verdict, header: FrameHeader, payload: memoryview, overlay: Callable[[], bytes] | None
+    ) -> None: ...
 
 
 class Delivery:
@@ -135,8 +138,8 @@ class Delivery:
             self._doors.acknowledge(due)
         if self._archive is not None:
             for ticket, verdict in zip(tickets, verdicts, strict=True):
-                if ticket.judgement is not None:
-                    self._archive.offer(verdict, ticket)
+                if ticket.judgement is not None and ticket.header is not None and ticket.payload is not None:
+                    self._archive.offer(verdict, ticket.header, ticket.payload, partial(draw_overlay, ticket.judgement))
         cameras = self._reception.cameras
         for ticket, verdict in zip(tickets, verdicts, strict=True):
             self._count(ticket, verdict, ticket.camera if ticket.camera in cameras else NO_CAMERA)

@@ -30,5 +30,12 @@ def encode_heatmap(verdict: Verdict, judgement: Judgement, kind: HeatmapKind) ->
     )
     if kind == "float16":
         return header, found.anomaly_map.astype(np.dtype("<f2")).tobytes()
-    levels = judgement.recipe.inspector.heat_levels(found)
-    return header, encode_png(levels if kind == "png" else overlay(judgement.image.pixels, levels))
+    if kind == "overlay":
+        return header, draw_overlay(judgement)
+    return header, encode_png(judgement.recipe.inspector.heat_levels(found))
+
+
+def draw_overlay(judgement: Judgement) -> bytes:
+    """Return the heat map over the picture as the engine saw it, as PNG."""
+    levels = judgement.recipe.inspector.heat_levels(judgement.inspection)
+    return encode_png(overlay(judgement.image.pixels, levels))

@@ -4,10 +4,11 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, Final
+from typing import Final
 
 import zmq
 
+from daemon.archive import Archive
 from daemon.config import Settings
 from daemon.ingest import Ingest
 from daemon.journal import Journal, JournalReader
@@ -30,7 +31,7 @@ class Stations:
         pipeline: Pipeline,
         ingest: Ingest,
         replay: Replay | None,
-        archive: Any,
+        archive: Archive | None,
         addresses: dict[str, str],
         resources: ExitStack,
     ) -> None:
@@ -82,10 +83,12 @@ def open_stations(settings: Settings, telemetry: Telemetry, on_journal: Callable
         resources.callback(lookup.close)
         archive = None
         if settings.archive.enabled:
-            from daemon.archive import Archive
-
-            archive = Archive(settings.archive)
+            archive = Archive(
+                settings.archive, on_written=telemetry.archive_parts.inc, on_dropped=telemetry.archive_dropped.inc
+            )
             resources.callback(archive.close)
+            telemetry.watch(telemetry.archive_queue, lambda: archive.waiting)
+            telemetry.watch(telemetry.archive_bytes, lambda: archive.size_bytes)
         publisher = None
         if settings.publish.verdicts:
             publisher = Publisher(context, settings.publish.verdicts, high_water_mark=settings.publish.high_water_mark)
