@@ -52,7 +52,9 @@ def fit(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same inputs and seed give the same bank.")] = 0,
     index: Annotated[Literal["flat"], typer.Option(help="Kind of nearest-neighbour index.")] = "flat",
-    score_mode: Annotated[Literal["paper", "modelzoo"], typer.Option(help="How a picture is scored.")] = "paper",
+    score_mode: Annotated[
+        Literal["paper", "modelzoo"], typer.Option(help="modelzoo is there for comparison.")
+    ] = "paper",
     embedding: Annotated[Literal["paper", "modelzoo"], typer.Option(help="How features are joined.")] = "paper",
     reweight: Annotated[bool, typer.Option(help="Weigh the score by its neighbourhood in the bank.")] = True,
     fail_rate: Annotated[float, typer.Option(help="Share of good parts that may fail.")] = 0.001,
