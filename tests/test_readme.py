@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +11,12 @@ from typing import Any
 
 import pytest
 import typer
+import zmq
 from prometheus_client import CollectorRegistry
 
 from daemon import cli
 from daemon.config import Settings, parse_settings
-from daemon.messages import FrameHeader, HeatmapHeader, Verdict
+from daemon.messages import FrameHeader, HeatmapHeader, Verdict, parse_header
 from daemon.outcomes import Outcome, Reason
 from daemon.telemetry import Telemetry
 
@@ -82,6 +85,22 @@ def test_the_tables_of_the_wire_format_name_every_field() -> None:
     assert first_column(verdict) == set(Verdict.__dataclass_fields__)
     assert all(f"`{name}`" in verdict for name in HeatmapHeader.__dataclass_fields__)
     assert all(f"`{outcome}`" in verdict for outcome in Outcome)
+
+
+def test_the_camera_in_the_readme_sends_frames_that_the_daemon_takes(tmp_path: Path) -> None:
+    (program,) = fences("python")
+    for number in range(2):
+        (tmp_path / f"part-{number}.jpg").write_bytes(b"picture %d" % number)
+    with zmq.Context() as context, context.socket(zmq.PULL) as door:
+        door.setsockopt(zmq.RCVTIMEO, 20_000)
+        port = door.bind_to_random_port("tcp://127.0.0.1")
+        assert "tcp://127.0.0.1:5555" in program
+        words = [sys.executable, "-c", program.replace(":5555", f":{port}")]
+        subprocess.run(words, cwd=tmp_path, check=True, timeout=60)
+        for number in range(2):
+            header, payload = door.recv_multipart()
+            assert parse_header(header).seq == number
+            assert payload == b"picture %d" % number
 
 
 def test_every_reason_has_its_advice() -> None:
