@@ -89,6 +89,7 @@ def open_stations(settings: Settings, telemetry: Telemetry, on_journal: Callable
             resources.callback(archive.close)
             telemetry.watch(telemetry.archive_queue, lambda: archive.waiting)
             telemetry.watch(telemetry.archive_bytes, lambda: archive.size_bytes)
+            telemetry.watch(telemetry.archive_lag, lambda: archive.lag_s)
         publisher = None
         if settings.publish.verdicts:
             publisher = Publisher(context, settings.publish.verdicts, high_water_mark=settings.publish.high_water_mark)

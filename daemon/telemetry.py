@@ -131,6 +131,7 @@ class Telemetry:
         self.archive_parts = counter("archive_parts", "Parts written to the archive.")
         self.archive_dropped = counter("archive_dropped_parts", "Parts not archived: the archive lagged or failed.")
         self.archive_queue = gauge("archive_queue_parts", "Parts waiting to be archived.")
+        self.archive_lag = gauge("archive_lag_seconds", "Age of the oldest part waiting to be archived; 0 if none.")
         self.archive_bytes = gauge("archive_bytes", "Size of the archive on disk.")
 
         self.reloads = counter("reloads", "Reloads of banks and recipes.", ("outcome",))
