@@ -117,7 +117,7 @@ def _push_and_watch(
 ) -> list[Verdict]:
     """Let `patchline push` be the camera and follow the verdicts until all have come or the daemon falls silent."""
     addresses = daemon.addresses
-    arguments = ["push", shown(folder), "--camera", CAMERA, "--rate", f"{settings.rate:g}"]
+    arguments = ["push", shown(folder), "--camera", CAMERA, "--shuffle", "--rate", f"{settings.rate:g}"]
     say_command(console, [*arguments, "--config", shown(settings.output / "config.toml")])
     verdicts: list[Verdict] = []
     with ExitStack() as stack:

@@ -21,6 +21,7 @@ from patchcore_engine.metrics import auroc
 
 AUROC_FLOOR: Final = 0.95
 _TILE: Final = 192
+_STAGES: Final = ("wait", "decode", "embed", "search", "score", "publish")
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,13 @@ def print_account(account: DemoAccount, console: Console) -> None:
     if latencies:
         p50, p99 = np.percentile(latencies, (50, 99))
         console.print(f"[dim]Latency[/]      p50 {p50:.0f} ms, p99 {p99:.0f} ms, from arrival to verdict")
+    stages = [verdict.stages for verdict in account.verdicts if verdict.score is not None]
+    if stages:
+        medians = {name: np.median([getattr(stage, name) for stage in stages]) / 1000 for name in _STAGES}
+        told = ", ".join(f"{name} {value:.1f}" for name, value in medians.items())
+        console.print(f"[dim]Of it[/]        {told} ms (p50)")
     if account.frames_per_second is not None:
-        console.print(f"[dim]Pace[/]         {account.frames_per_second:.1f} frames/s as pushed")
+        console.print(f"[dim]Pace[/]         {account.frames_per_second:.1f} frames/s, as the camera pushed them")
 
 
 def write_overview(account: DemoAccount, pictures: Path, heatmaps: Path, path: Path, geometry: Geometry) -> Path | None:

@@ -141,7 +141,15 @@ def run_line_demo(settings: DemoSettings, console: Console) -> bool:
         for kind in KINDS:
             log = stack.enter_context((output / f"push-{kind}.log").open("wb"))
             camera = f"{kind}-line"
-            arguments = ["push", shown(data / kind / "test"), "--acked", "--loop", "--count", str(sent[camera])]
+            arguments = [
+                "push",
+                shown(data / kind / "test"),
+                "--acked",
+                "--shuffle",
+                "--loop",
+                "--count",
+                str(sent[camera]),
+            ]
             arguments += ["--camera", camera, "--rate", f"{settings.rate:g}", "--timeout", str(_ACK_TIMEOUT_S)]
             say_command(console, [*arguments, "--config", shown(config)])
             cameras.append(start_command([*arguments, "--address", addresses["acked"]], log))

@@ -36,7 +36,8 @@ class Publisher:
 
     @property
     def heatmaps_wanted(self) -> bool:
-        """Whether anyone has subscribed to heat maps; drawing them for nobody would cost engine time."""
+        """Whether anyone has subscribed to heat maps by now; drawing them for nobody would cost engine time."""
+        self.update()
         return self._heatmap_subscriptions > 0
 
     def publish(self, verdict: Verdict, heatmap: tuple[HeatmapHeader, bytes] | None = None) -> None:

@@ -52,13 +52,18 @@ class SimulatedCamera:
         self.total = None if loop else total
 
     @classmethod
-    def replay(cls, folder: Path, *, encoding: Encoding | None = None, loop: bool = False) -> "SimulatedCamera":
+    def replay(
+        cls, folder: Path, *, encoding: Encoding | None = None, loop: bool = False, shuffle: int | None = None
+    ) -> "SimulatedCamera":
         """Replay the pictures in `folder` and the folders below it; a part is named by its path below `folder`.
 
-        `encoding` None sends PNG and JPEG files byte for byte as they are, and any other picture as PNG.
+        `encoding` None sends PNG and JPEG files byte for byte as they are, and any other picture as PNG. `shuffle`: the
+        seed of a random order, the same in each round; None keeps the order of the paths.
         Raises NoPicturesError; a file that must be decoded and can't be raises DataError when its turn comes.
         """
         paths = find_pictures(folder)
+        if shuffle is not None:
+            paths = [paths[index] for index in np.random.default_rng(shuffle).permutation(len(paths))]
         return cls(lambda: (_file_frame(path, folder, encoding) for path in paths), total=len(paths), loop=loop)
 
     @classmethod

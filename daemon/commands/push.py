@@ -18,13 +18,14 @@ def push(
         typer.Option(help="Without it PNG and JPEG files go as they are, all else as PNG."),
     ] = None,
     loop: Annotated[bool, typer.Option("--loop", help="Start over at the end of the folder.")] = False,
+    shuffle: Annotated[bool, typer.Option("--shuffle", help="Send the folder in a random order, by --seed.")] = False,
     count: Annotated[int | None, typer.Option(min=1, help="Stop after this many frames.")] = None,
     part: Annotated[str, typer.Option(metavar="PREFIX", help="Put this before each part's name.")] = "",
     recipe: Annotated[str | None, typer.Option(help="Ask for this recipe instead of the camera's own.")] = None,
     acked: Annotated[bool, typer.Option("--acked", help="Keep each frame until its verdict is journalled.")] = False,
     address: Annotated[str | None, typer.Option(help="The daemon's door; without it the configuration's.")] = None,
     config: Annotated[Path | None, typer.Option(help="The configuration that names the doors.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the drawn parts.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the drawn parts and of --shuffle.")] = 0,
     defective: Annotated[float, typer.Option(min=0, max=1, help="Share of defective drawn parts.")] = 0.25,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait while no daemon takes frames.")] = 30.0,
 ) -> None:
@@ -36,7 +37,7 @@ def push(
     if (folder is None) == (simulate is None):
         raise typer.BadParameter("give a folder of pictures, or --simulate disc or --simulate plate.")
     if folder is not None:
-        source = SimulatedCamera.replay(folder, encoding=encoding, loop=loop)
+        source = SimulatedCamera.replay(folder, encoding=encoding, loop=loop, shuffle=seed if shuffle else None)
     elif simulate is not None:
         source = SimulatedCamera.drawing(simulate, seed=seed, encoding=encoding, defective_share=defective)
     door = address or endpoint("acked" if acked else "push", config)

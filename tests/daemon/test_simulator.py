@@ -87,6 +87,16 @@ def test_a_looping_camera_starts_over_and_stops_at_its_limit(tmp_path: Path) -> 
     assert [frame.part for frame in frames] == ["a.png", "b.png", "a.png", "b.png", "a.png"]
 
 
+def test_a_shuffled_camera_sends_each_picture_once_in_an_order_of_its_seed(tmp_path: Path) -> None:
+    for number in range(9):
+        (tmp_path / f"{number}.png").write_bytes(encode_png(np.zeros((8, 8), np.uint8)))
+
+    orders = [[f.part for f in SimulatedCamera.replay(tmp_path, shuffle=seed).frames()] for seed in (1, 1, 2)]
+
+    assert orders[0] == orders[1] != orders[2]
+    assert sorted(orders[0]) == sorted(orders[2]) == [f"{number}.png" for number in range(9)]
+
+
 def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NoPicturesError, match="holds no pictures"):
         SimulatedCamera.replay(tmp_path)
