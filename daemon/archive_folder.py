@@ -79,7 +79,7 @@ class ArchiveFolder:
                 path = folder / (_stem(verdict) + suffix)
                 size += _replaced_by(data, path)
                 written.append(path)
-        except (OSError, PatchcoreError) as error:
+        except (OSError, ValueError, PatchcoreError) as error:
             _remove(written)
             raise ArchiveError(f"A part can't be archived in {self._root}: {error}.") from error
         self._bytes[day] += size

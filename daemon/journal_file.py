@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from daemon.errors import JournalError
 
+JOURNAL_FILE: Final = "journal.sqlite"
 APPLICATION_ID: Final = 0x50544C4E  # "PTLN"
 SCHEMA_VERSION: Final = 1
 BUSY_TIMEOUT_S: Final = 5.0

@@ -4,7 +4,6 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Final
 
 import zmq
 
@@ -12,14 +11,13 @@ from daemon.archive import Archive
 from daemon.config import Settings
 from daemon.ingest import Ingest
 from daemon.journal import Journal, JournalReader
+from daemon.journal_file import JOURNAL_FILE as JOURNAL_FILE
 from daemon.pipeline import Pipeline
 from daemon.publisher import Publisher
 from daemon.replay import Replay
 from daemon.retention import Retention
 from daemon.streams import StreamLedger
 from daemon.telemetry import Telemetry
-
-JOURNAL_FILE: Final = "journal.sqlite"
 
 
 class Stations:
