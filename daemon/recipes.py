@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -13,13 +13,13 @@ from daemon.errors import ConfigError
 from daemon.outcomes import Outcome
 from patchcore_engine.bank import MemoryBank
 from patchcore_engine.bank_store import resolve
-from patchcore_engine.errors import BankError, DeviceError
+from patchcore_engine.errors import DeviceError, PatchcoreError
 from patchcore_engine.inspector import Inspector
 
 if TYPE_CHECKING:
     from patchcore_engine.backbones.extractor import ExtractorIdentity, FeatureExtractor
 
-SLEEPING: str = "sleeping"
+SLEEPING: Final = "sleeping"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,11 +82,10 @@ def load_recipes(settings: Settings, reuse: "Mapping[ExtractorIdentity, FeatureE
     extractors = dict(reuse or {})
     loaded: dict[str, Recipe] = {}
     for name, recipe in settings.recipes.items():
-        bank = _load_bank(name, bank_folder(settings, recipe))
-        identity = bank.manifest.extractor_identity
-        if identity not in extractors:
-            extractors[identity] = _open_extractor(bank, settings.engine, recipe)
-        loaded[name] = _with_thresholds(name, recipe, Inspector(extractors[identity], bank))
+        try:
+            loaded[name] = _load(name, recipe, settings, extractors)
+        except PatchcoreError as error:
+            raise type(error)(f"recipes.{name}: {error}") from error
     return RecipeSet(loaded, settings.recipes)
 
 
@@ -95,11 +94,14 @@ def bank_folder(settings: Settings, recipe: RecipeSettings) -> Path:
     return Path(recipe.bank) if "/" in recipe.bank else settings.banks.dir / recipe.bank
 
 
-def _load_bank(name: str, folder: Path) -> MemoryBank:
-    try:
-        return MemoryBank.load(resolve(folder))
-    except BankError as error:
-        raise type(error)(f"recipes.{name}: {error}") from error
+def _load(
+    name: str, recipe: RecipeSettings, settings: Settings, extractors: "dict[ExtractorIdentity, FeatureExtractor]"
+) -> Recipe:
+    bank = MemoryBank.load(resolve(bank_folder(settings, recipe)))
+    identity = bank.manifest.extractor_identity
+    if identity not in extractors:
+        extractors[identity] = _open_extractor(bank, settings.engine, recipe)
+    return _with_thresholds(name, recipe, Inspector(extractors[identity], bank))
 
 
 def _with_thresholds(name: str, recipe: RecipeSettings, inspector: Inspector) -> Recipe:
@@ -138,5 +140,6 @@ def _open_extractor(bank: MemoryBank, engine: EngineSettings, recipe: RecipeSett
         device_id=engine.device_id,
         precision=engine.precision,
         batch_sizes=engine.batch_sizes,
+        weights_dir=engine.weights_dir,
         backbone_file=engine.backbone_file,
     )
