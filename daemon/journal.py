@@ -150,7 +150,7 @@ class Journal(JournalReader):
             pages, free, _ = _page_counts(connection)
         surplus = free - int(pages * SPARE_SHARE)
         if surplus > 0:
-            self._file.rows(f"PRAGMA incremental_vacuum({min(surplus, VACUUMED_PAGES)})")
+            self._file.vacuum(min(surplus, VACUUMED_PAGES))
 
     def _forget_old_streams(self) -> int:
         """Bound the streams of each camera; return the newest `updated_ns`."""

@@ -19,7 +19,7 @@ from daemon.errors import JournalError
 JOURNAL_FILE: Final = "journal.sqlite"
 APPLICATION_ID: Final = 0x50544C4E  # "PTLN"
 SCHEMA_VERSION: Final = 1
-BUSY_TIMEOUT_S: Final = 5.0
+BUSY_TIMEOUT_S: Final = 2.0
 CACHE_KIB: Final = 16_384
 UNSIGNED_SHIFT: Final = 2**63
 
@@ -91,6 +91,12 @@ class JournalFile:
         with self._lock, self._explained():
             return self._connection().execute(sql, values).fetchall()
 
+    def vacuum(self, pages: int) -> None:
+        """Give at most `pages` free pages back to the disk."""
+        with self._lock, self._explained():
+            # Each step frees one page; `execute` would take a statement without columns to be done after the first.
+            self._connection().executescript(f"PRAGMA incremental_vacuum({pages})")
+
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """All of the block is committed and, with synchronous FULL, on disk; or, if it raises, none of it."""
@@ -132,8 +138,8 @@ class JournalFile:
         return self._open
 
     def _connect(self, *, create: bool) -> sqlite3.Connection:
-        if not create and self._file_identity() is None:
-            raise JournalError(f"There is no journal at {self.path}.")
+        if not create:
+            self._see()
         try:
             connection = self._connect_in_mode("rwc" if create else "rw" if self._writable else "ro")
         except sqlite3.OperationalError:
@@ -144,6 +150,15 @@ class JournalFile:
             connection = self._connect_in_mode("ro&immutable=1")
         self._identity = self._file_identity()
         return connection
+
+    def _see(self) -> None:
+        """SQLite has one and the same error for all of this."""
+        try:
+            self.path.stat()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise JournalError(f"There is no journal at {self.path}.") from error
+        except OSError as error:
+            raise JournalError(f"The journal {self.path} can't be read: {error.strerror}.") from error
 
     def _connect_in_mode(self, mode: str) -> sqlite3.Connection:
         connection = sqlite3.connect(

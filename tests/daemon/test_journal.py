@@ -1,0 +1,448 @@
+import json
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daemon.errors import JournalError
+from daemon.journal import Journal, JournalReader, VerdictFilter
+from daemon.journal_reader import PAGE_ROWS
+from daemon.messages import Region, Stages, Verdict
+from daemon.outcomes import Outcome, Reason
+from daemon.retention import NS_PER_DAY, Retention
+from tests.daemon.journal_writer import verdict
+
+LARGEST = 2**64 - 1
+KILLS = 12
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "journal.sqlite"
+
+
+@pytest.fixture
+def journal(path: Path) -> Iterator[Journal]:
+    with Journal(path) as journal:
+        yield journal
+
+
+def missing(seq: int, count: int = 1, **fields: object) -> Verdict:
+    return verdict(seq, verdict=Outcome.NOT_INSPECTED, reason=Reason.MISSING, count=count, score=None, **fields)
+
+
+def writer(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "tests.daemon.journal_writer", *(str(argument) for argument in arguments)]
+
+
+def test_a_verdict_is_read_back_as_it_was_written(journal: Journal) -> None:
+    full = verdict(
+        3,
+        stream=LARGEST,
+        trigger=-5,
+        part="bolt 4711 ü",
+        detail="a detail",
+        regions=(Region(x=1, y=2, width=3, height=4, area=5.5, peak=6.5, centroid=(7.5, 8.5)),),
+        published_ns=9,
+        stages=Stages(wait=1, decode=2, embed=3, search=4, score=5, publish=6),
+    )
+    (written,) = journal.append([full])
+    assert written == replace(full, offset=0)
+    assert journal.read(0, 10) == [written]
+    assert journal.find("left", LARGEST, 3) == written
+
+
+def open_and_use(path: Path) -> None:
+    with Journal(path) as journal:
+        journal.append([verdict(seq) for seq in range(2000, 2010)])
+        journal.read(0, 5000)
+
+
+def test_offsets_go_on_without_a_gap_after_a_restart(path: Path) -> None:
+    for restart in range(3):
+        with Journal(path) as journal:
+            assert journal.next_offset == 4 * restart
+            written = journal.append([verdict(4 * restart + i) for i in range(4)])
+            assert [one.offset for one in written] == list(range(4 * restart, 4 * restart + 4))
+    with Journal(path) as journal:
+        assert [one.offset for one in journal.read(0, 100)] == list(range(12))
+
+
+def test_reading_begins_at_an_offset_and_ends_at_a_limit(journal: Journal) -> None:
+    journal.append([verdict(seq) for seq in range(10)])
+    assert [one.seq for one in journal.read(3, 4)] == [3, 4, 5, 6]
+    assert journal.read(10, 4) == []
+
+
+def test_an_empty_batch_changes_nothing(journal: Journal) -> None:
+    assert journal.append([]) == []
+    assert (journal.first_offset, journal.next_offset) == (0, 0)
+
+
+def test_a_part_that_has_its_verdict_gets_no_second_one_and_its_batch_leaves_nothing(journal: Journal) -> None:
+    journal.append([verdict(0)])
+    with pytest.raises(JournalError, match="already"):
+        journal.append([verdict(1), verdict(0)])
+    assert [one.offset for one in journal.append([verdict(1)])] == [1]
+    assert [one.seq for one in journal.read(0, 10)] == [0, 1]
+
+
+def test_the_whole_range_of_stream_and_seq_is_kept_in_order(journal: Journal) -> None:
+    numbers = [0, 1, 2**63 - 1, 2**63, LARGEST - 1, LARGEST]
+    journal.append([verdict(seq, stream=stream) for stream in numbers for seq in numbers])
+    for stream in numbers:
+        assert [journal.find("left", stream, seq) for seq in numbers].count(None) == 0
+        found = journal.stream("left", stream)
+        assert found is not None
+        assert found.last_seq == LARGEST
+    assert {state.stream for state in journal.streams()["left"]} == set(numbers)
+    assert [one.seq for one in journal.query(VerdictFilter(cameras=("left",), stream=LARGEST))] == numbers
+
+
+def test_a_part_within_a_gap_is_found_by_the_gaps_verdict(journal: Journal) -> None:
+    journal.append([verdict(0), missing(1, LARGEST - 1), verdict(LARGEST)])
+    gap = journal.find("left", 7, 2**60)
+    assert gap is not None
+    assert (gap.seq, gap.count) == (1, LARGEST - 1)
+    assert journal.find("left", 7, LARGEST) == journal.read(2, 1)[0]
+    assert [one.seq for one in journal.query(VerdictFilter(seq=12345))] == [1]
+
+
+def test_a_gap_moves_its_stream_to_its_last_part(journal: Journal) -> None:
+    journal.append([verdict(0), missing(1, 10)])
+    state = journal.stream("left", 7)
+    assert state is not None
+    assert state.last_seq == 10
+    assert journal.find("left", 7, 11) is None
+
+
+def test_streams_are_in_the_order_of_their_last_verdict_whatever_the_clock_says(journal: Journal) -> None:
+    journal.append([verdict(0, stream=1, received_ns=9_000), verdict(0, stream=2, received_ns=1_000)])
+    journal.append([verdict(1, stream=1, received_ns=5), verdict(0, camera="right", stream=3)])
+    streams = journal.streams()
+    assert [state.stream for state in streams["left"]] == [2, 1]
+    assert [(state.stream, state.last_seq) for state in streams["right"]] == [(3, 0)]
+    assert journal.stream("right", 1) is None
+
+
+def test_expired_verdicts_go_and_positions_and_streams_stay(path: Path) -> None:
+    now_ns = 100 * NS_PER_DAY
+    with Journal(path, Retention(max_age_days=10)) as journal:
+        journal.append([verdict(seq, received_ns=(80 + seq) * NS_PER_DAY) for seq in range(15)])
+        assert journal.prune(now_ns) == 10
+        assert journal.prune(now_ns) == 0
+        assert [one.seq for one in journal.read(0, 100)] == list(range(10, 15))
+        assert (journal.first_offset, journal.next_offset) == (10, 15)
+        assert journal.prune(now_ns + 50 * NS_PER_DAY) == 5
+    with Journal(path) as journal:
+        assert (journal.first_offset, journal.next_offset) == (15, 15)
+        state = journal.stream("left", 7)
+        assert state is not None
+        assert state.last_seq == 14
+        assert journal.append([verdict(15)])[0].offset == 15
+
+
+def test_only_the_oldest_verdicts_are_taken_away(path: Path) -> None:
+    """A clock that was wrong for a while makes neither a hole nor a verdict that keeps all behind it for ever."""
+    day = NS_PER_DAY
+    received = [80 * day, 10_000 * day, 81 * day, 99 * day, 1 * day, 10_000 * day, 99 * day]
+    with Journal(path, Retention(max_age_days=10)) as journal:
+        journal.append([verdict(seq, received_ns=time_ns) for seq, time_ns in enumerate(received)])
+        assert journal.prune(100 * day) == 3
+        assert [one.seq for one in journal.read(0, 100)] == [3, 4, 5, 6]
+        assert journal.prune(112 * day) == 4
+
+
+def test_a_journal_that_is_too_large_shrinks_a_little_at_a_time(path: Path) -> None:
+    with Journal(path, Retention(max_bytes=2**20)) as journal:
+        for first in range(0, 10_000, 1000):
+            journal.append([verdict(seq, part=f"part {seq}") for seq in range(first, first + 1000)])
+        before = journal.size_bytes
+        pruned = [journal.prune(0)]
+        while pruned[-1]:
+            pruned.append(journal.prune(0))
+        assert max(pruned) <= 2000
+        first = journal.first_offset
+        assert 0 < first < 10_000
+        assert [one.offset for one in journal.read(0, 20_000)] == list(range(first, 10_000))
+        for _ in range(20):
+            journal.prune(0)
+    assert path.stat().st_size <= 2**20 < before
+
+
+def test_room_that_was_pruned_is_used_again(path: Path) -> None:
+    with Journal(path, Retention(max_bytes=2**20)) as journal:
+        for first in range(0, 30_000, 500):
+            journal.append([verdict(seq) for seq in range(first, first + 500)])
+            journal.prune(0)
+    assert path.stat().st_size < 1.5 * 2**20
+
+
+def test_a_second_daemon_is_refused_and_readers_are_not(journal: Journal, path: Path) -> None:
+    with pytest.raises(JournalError, match=f"used by another daemon .process {os.getpid()}.*journal.dir of its own"):
+        Journal(path)
+    with JournalReader(path) as reader:
+        assert reader.next_offset == 0
+
+
+def test_a_closed_journal_frees_its_lock_and_answers_no_more(path: Path) -> None:
+    journal = Journal(path)
+    journal.close()
+    with pytest.raises(JournalError, match="closed"):
+        journal.append([verdict(0)])
+    Journal(path).close()
+
+
+def test_a_reader_needs_a_journal(path: Path) -> None:
+    with pytest.raises(JournalError, match="There is no journal at"):
+        JournalReader(path)
+    assert not path.exists()
+
+
+def read_as_nobody(path: Path) -> subprocess.CompletedProcess[str]:
+    """Read the journal as a user who may write nowhere; root may write anywhere."""
+    script = "import os, sys; from pathlib import Path; from daemon.journal import JournalReader; "
+    script += "os.geteuid() or os.setuid(65534); print(JournalReader(Path(sys.argv[1])).next_offset)"
+    return subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=False)
+
+
+def test_a_journal_at_rest_can_be_read_in_a_folder_that_the_reader_may_not_write_to() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "journal.sqlite"
+        with Journal(path) as journal:
+            journal.append([verdict(seq) for seq in range(3)])
+        path.chmod(0o444)
+        path.parent.chmod(0o555)
+        result = read_as_nobody(path)
+        path.parent.chmod(0o000)
+        refused = read_as_nobody(path)
+        path.parent.chmod(0o700)
+    assert (result.stdout, result.stderr) == ("3\n", "")
+    assert "can't be read: Permission denied." in refused.stderr
+
+
+def test_a_journal_of_a_newer_version_is_left_alone(path: Path) -> None:
+    Journal(path).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(JournalError, match=r"newer patchline .its format is 99"):
+        Journal(path)
+    with pytest.raises(JournalError, match="newer patchline"):
+        JournalReader(path)
+
+
+def test_another_programs_database_is_no_journal(path: Path) -> None:
+    path.parent.mkdir()
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE other (x)")
+    connection.close()
+    with pytest.raises(JournalError, match="not a journal of patchline"):
+        Journal(path)
+
+
+@pytest.mark.parametrize("damage", ["header", "page", "cut off"])
+def test_a_damaged_journal_is_reported_and_left_as_it_is(path: Path, damage: str) -> None:
+    with Journal(path) as journal:
+        journal.append([verdict(seq) for seq in range(2000)])
+    data = bytearray(path.read_bytes())
+    if damage == "header":
+        data[:100] = bytes(100)
+    elif damage == "page":
+        data[8192:] = b"\xa5" * (len(data) - 8192)
+    else:
+        del data[4096 * 3 :]
+    path.write_bytes(data)
+    with pytest.raises(JournalError, match=r"damaged .*left as it is"):
+        open_and_use(path)
+    assert path.read_bytes()[4096:] == bytes(data)[4096:]
+
+
+def test_a_folder_that_cant_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file")
+    with pytest.raises(JournalError, match="state can't be used: File exists"):
+        Journal(tmp_path / "state" / "journal.sqlite")
+
+
+def test_a_journal_that_is_moved_away_is_missed_and_used_again_when_it_is_back(journal: Journal, path: Path) -> None:
+    journal.append([verdict(0)])
+    away = path.with_suffix(".away")
+    path.rename(away)
+    with pytest.raises(JournalError, match="was moved, replaced or deleted"):
+        journal.append([verdict(1)])
+    with pytest.raises(JournalError, match="There is no journal"):
+        journal.check()
+    assert not path.exists()
+    away.rename(path)
+    journal.check()
+    assert journal.append([verdict(1)])[0].offset == 1
+    assert [one.seq for one in journal.read(0, 10)] == [0, 1]
+
+
+def test_a_full_disk_is_an_error_and_the_journal_goes_on_when_there_is_room(path: Path) -> None:
+    process = subprocess.run(writer("fill", path), capture_output=True, text=True, check=True)
+    told = json.loads(process.stdout)
+    assert all("can't be" in refusal and "full" in refusal for refusal in told["refusals"])
+    assert told["accepted"] == told["seq"] == told["after"]
+    with Journal(path) as journal:
+        assert [one.offset for one in journal.read(0, 100_000)] == list(range(told["after"] + 1))
+
+
+def test_another_programs_lock_is_an_error_and_the_journal_goes_on_without_it(journal: Journal, path: Path) -> None:
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(JournalError, match="locked by another program"):
+        journal.append([verdict(0)])
+    other.close()
+    assert journal.append([verdict(0)])[0].offset == 0
+
+
+def test_nothing_that_was_committed_is_lost_to_kills(path: Path) -> None:
+    draw = random.Random(5)
+    for cycle in range(KILLS):
+        process = subprocess.Popen(writer("write", path, cycle), stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        for _ in range(draw.randint(1, 60)):
+            process.stdout.readline()
+        process.kill()
+        told = process.stdout.read().splitlines()
+        process.stdout.close()
+        process.wait()
+        with Journal(path) as journal:
+            if told and told[-1]:
+                assert journal.next_offset >= int(told[-1])
+            kept = journal.read(0, 1_000_000)
+            assert [one.offset for one in kept] == list(range(journal.first_offset, journal.next_offset))
+            assert all(one.seq == one.offset for one in kept)
+            state = journal.stream("left", 7)
+            assert state is not None
+            assert state.last_seq == journal.next_offset - 1
+        with sqlite3.connect(path) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        connection.close()
+
+
+def test_a_reader_sees_whole_batches_while_they_are_written(journal: Journal, path: Path) -> None:
+    batches, size = 150, 7
+    done = threading.Event()
+
+    def write() -> None:
+        for batch in range(batches):
+            journal.append([verdict(batch * size + i) for i in range(size)])
+        done.set()
+
+    thread = threading.Thread(target=write)
+    seen = 0
+    with JournalReader(path) as reader:
+        thread.start()
+        while not done.is_set():
+            following = reader.next_offset
+            verdicts = reader.read(0, 100_000)
+            assert following % size == 0
+            assert len(verdicts) % size == 0
+            assert len(verdicts) >= max(following, seen)
+            assert [one.offset for one in verdicts] == list(range(len(verdicts)))
+            assert len(list(reader.query(VerdictFilter()))) >= len(verdicts)
+            seen = len(verdicts)
+        thread.join()
+        assert reader.next_offset == batches * size
+
+
+def _population() -> list[Verdict]:
+    draw = random.Random(11)
+    heads: dict[tuple[str, int], int] = {}
+    verdicts: list[Verdict] = []
+    while len(verdicts) < 2 * PAGE_ROWS + 100:
+        camera, stream = draw.choice("abc"), draw.choice([0, 5, LARGEST])
+        seq = heads.get((camera, stream), 0)
+        outcome = draw.choice(list(Outcome))
+        reason = draw.choice(list(Reason)) if outcome is Outcome.NOT_INSPECTED else None
+        count = draw.choice([1, 1, 20]) if reason is Reason.MISSING else 1
+        heads[camera, stream] = seq + count
+        verdicts.append(
+            verdict(
+                seq,
+                camera=camera,
+                stream=stream,
+                verdict=outcome,
+                reason=reason,
+                count=count,
+                part=draw.choice([None, "4711", "4712"]),
+                recipe=draw.choice([None, "caps", "pins"]),
+                received_ns=len(verdicts) + draw.choice([0, 0, 0, -50, 200]),
+                offset=len(verdicts),
+            )
+        )
+    return verdicts
+
+
+POPULATION = _population()
+
+
+@pytest.fixture(scope="module")
+def populated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JournalReader]:
+    path = tmp_path_factory.mktemp("populated") / "journal.sqlite"
+    with Journal(path) as journal:
+        journal.append(POPULATION)
+        with JournalReader(path) as reader:
+            yield reader
+
+
+def some_of(values: list[object]) -> st.SearchStrategy[tuple[object, ...]]:
+    return st.one_of(st.just(()), st.lists(st.sampled_from(values), max_size=3, unique=True).map(tuple))
+
+
+times = st.one_of(st.none(), st.integers(-100, len(POPULATION) + 300), st.sampled_from([-(2**70), 2**70]))
+filters = st.builds(
+    VerdictFilter,
+    cameras=some_of(["a", "b", "c", "d"]),
+    part=st.sampled_from([None, None, "4711", "none"]),
+    stream=st.sampled_from([None, None, 0, 5, LARGEST]),
+    seq=st.one_of(st.none(), st.none(), st.integers(0, 200), st.just(LARGEST)),
+    since_ns=times,
+    until_ns=times,
+    verdicts=some_of([*Outcome]),
+    reasons=some_of([*Reason]),
+    recipes=some_of(["caps", "pins", "'; DROP TABLE verdicts"]),
+)
+
+
+def matches(one: Verdict, wanted: VerdictFilter) -> bool:
+    return (
+        (not wanted.cameras or one.camera in wanted.cameras)
+        and (wanted.part is None or one.part == wanted.part)
+        and (wanted.stream is None or one.stream == wanted.stream)
+        and (wanted.seq is None or wanted.seq in range(one.seq, one.seq + one.count))
+        and (wanted.since_ns is None or one.received_ns >= wanted.since_ns)
+        and (wanted.until_ns is None or one.received_ns < wanted.until_ns)
+        and (not wanted.verdicts or one.verdict in wanted.verdicts)
+        and (not wanted.reasons or one.reason in wanted.reasons)
+        and (not wanted.recipes or one.recipe in wanted.recipes)
+    )
+
+
+@given(wanted=filters, newest_first=st.booleans())
+def test_a_query_finds_just_what_matches(populated: JournalReader, wanted: VerdictFilter, newest_first: bool) -> None:
+    expected = [one for one in POPULATION if matches(one, wanted)]
+    found = list(populated.query(wanted, newest_first=newest_first))
+    assert (found[::-1] if newest_first else found) == expected
+
+
+@given(camera=st.sampled_from("abcd"), stream=st.sampled_from([0, 5, 6, LARGEST]), seq=st.integers(0, 1000))
+def test_find_knows_every_part_and_no_other(populated: JournalReader, camera: str, stream: int, seq: int) -> None:
+    covering = (
+        one
+        for one in POPULATION
+        if (one.camera, one.stream) == (camera, stream) and one.seq <= seq < one.seq + one.count
+    )
+    assert populated.find(camera, stream, seq) == next(covering, None)
