@@ -5,6 +5,7 @@ import platform
 import re
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final, Literal
 
@@ -96,8 +97,6 @@ def _explain(device: Device, device_id: int, reason: str) -> str:
     return f"Device {device} {device_id} can't be used: {first_line}"
 
 
-def numpy_and_mindspore_versions() -> Mapping[str, str]:
-    """Return the versions a bank's manifest records."""
-    from importlib.metadata import version
-
+def library_versions() -> Mapping[str, str]:
+    """Return the versions of the libraries that decide what a network computes."""
     return {name: version(name) for name in ("mindspore", "numpy")}

@@ -9,6 +9,7 @@ from patchcore_engine.backbones.registry import backbone_spec
 from patchcore_engine.backbones.sleeping import NAME as SLEEPING
 from patchcore_engine.backbones.sleeping import SleepingExtractor
 from patchcore_engine.backbones.weights import load_weights
+from patchcore_engine.errors import WeightsFormatError
 from patchcore_engine.images import Geometry
 from patchcore_engine.runtime import Device, Precision
 
@@ -26,17 +27,24 @@ def open_extractor(
     precision: Precision = "float32",
     batch_sizes: Sequence[int] = (1, 2, 4, 8),
     weights_dir: Path | None = None,
+    backbone_file: Path | None = None,
     sleep_ms: float = 0.0,
 ) -> FeatureExtractor:
     """Open the extractor that the settings name; heavy libraries are loaded here, not at import.
 
     `geometry`: None takes the backbone's own.  `weights`: see `load_weights`.
+    `backbone_file`: an exported `.mindir`; then `weights` is not looked at, and `backbone`, `embedding` and `geometry`
+    (where given) must be those it was exported with, else WeightsFormatError.
     `backbone` "sleeping" opens the `SleepingExtractor`, which takes `sleep_ms` for each batch and no weights.
     Raises WeightsError and DeviceError.
     """
     if backbone == SLEEPING:
         image_size = geometry.image_size if geometry else SLEEPING_IMAGE_SIZE
         return SleepingExtractor(image_size=image_size, batch_sizes=batch_sizes, seconds_per_batch=sleep_ms / 1e3)
+    if backbone_file is not None:
+        return _open_exported(
+            backbone_file, backbone, geometry, embedding, device=device, device_id=device_id, batch_sizes=batch_sizes
+        )
     spec = backbone_spec(backbone)
     from patchcore_engine.backbones.mindspore_extractor import MindSporeExtractor
 
@@ -50,3 +58,26 @@ def open_extractor(
         precision=precision,
         batch_sizes=batch_sizes,
     )
+
+
+def _open_exported(
+    path: Path,
+    backbone: str,
+    geometry: Geometry | None,
+    embedding: EmbeddingMode,
+    *,
+    device: Device,
+    device_id: int,
+    batch_sizes: Sequence[int],
+) -> FeatureExtractor:
+    from patchcore_engine.backbones.mindspore_extractor import MindIRExtractor
+
+    extractor = MindIRExtractor(path, device=device, device_id=device_id, batch_sizes=batch_sizes)
+    identity = extractor.identity
+    asked = (backbone, embedding, geometry or extractor.geometry)
+    if (identity.backbone, identity.embedding, extractor.geometry) != asked:
+        raise WeightsFormatError(
+            f'{path} was exported from {identity.backbone}, embedding "{identity.embedding}", resize '
+            f"{extractor.geometry.resize} and image size {identity.image_size}; the settings ask for another."
+        )
+    return extractor

@@ -1,61 +1,50 @@
-"""Feature extraction by a MindSpore network, on a CPU or an Ascend NPU."""
+"""Feature extraction by MindSpore, on a CPU or an Ascend NPU."""
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from patchcore_engine.backbones.extractor import EmbeddingMode, ExtractorIdentity
 from patchcore_engine.backbones.registry import BackboneSpec
+from patchcore_engine.backbones.sidecar import read_sidecar
 from patchcore_engine.backbones.weights import Weights
-from patchcore_engine.errors import GeometryError
+from patchcore_engine.errors import GeometryError, WeightsFormatError
 from patchcore_engine.images import Geometry
 from patchcore_engine.runtime import Device, Precision, check_precision, open_device, prepare_process
 
 prepare_process()
 
-from mindspore import Tensor  # noqa: E402  (the process must be prepared first)
+import mindspore  # noqa: E402  (the process must be prepared first)
+from mindspore import Tensor, nn  # noqa: E402
 
 from patchcore_engine.backbones.network import PatchNetwork  # noqa: E402
 
+BATCH_SIZES = (1, 2, 4, 8)
 
-class MindSporeExtractor:
-    """`FeatureExtractor` of a backbone built from its weights.
 
-    Raises DeviceError where `device` is absent or can't compute in `precision`. May be made in one thread and used in
-    another.
-    """
+class _NetworkExtractor:
+    """A `FeatureExtractor` around a compiled network; fixed batch sizes, smaller batches padded up."""
 
     def __init__(
         self,
-        spec: BackboneSpec,
-        weights: Weights,
+        network: Callable[[Any], Any],
+        identity: ExtractorIdentity,
         *,
-        geometry: Geometry | None = None,
-        embedding: EmbeddingMode = "paper",
-        device: Device = "CPU",
-        device_id: int = 0,
-        precision: Precision = "float32",
-        batch_sizes: Sequence[int] = (1, 2, 4, 8),
+        grid: tuple[int, int],
+        dimension: int,
+        batch_sizes: Sequence[int],
     ) -> None:
-        check_precision(device, precision)
-        open_device(device, device_id)
-        self._image_size = (geometry or spec.geometry).image_size
+        if not batch_sizes or min(batch_sizes) < 1:
+            raise GeometryError(f"Batch sizes must be 1 or more, not {list(batch_sizes)}.")
+        self._network = network
+        self._identity = identity
+        self._grid = grid
+        self._dimension = dimension
         self._batch_sizes = tuple(sorted(set(batch_sizes)))
-        side, _ = spec.grids(self._image_size)
-        self._grid = (side, side)
-        self._dimension = spec.dimension
-        self._identity = ExtractorIdentity(
-            backbone=spec.name,
-            weights_digest=weights.digest,
-            embedding=embedding,
-            image_size=self._image_size,
-            precision=precision,
-        )
-        self._network = PatchNetwork(
-            spec, weights.tensors, image_size=self._image_size, embedding=embedding, precision=precision
-        )
 
     @property
     def identity(self) -> ExtractorIdentity:
@@ -74,14 +63,90 @@ class MindSporeExtractor:
         return self._batch_sizes
 
     def warm_up(self) -> None:
+        side = self._identity.image_size
         for size in self._batch_sizes:
-            self.embed(np.zeros((size, self._image_size, self._image_size, 3), np.uint8))
+            self.embed(np.zeros((size, side, side, 3), np.uint8))
 
     def embed(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        n = len(images)
-        padded = pad_batch(images, self._batch_sizes, self._image_size)
+        padded = pad_batch(images, self._batch_sizes, self._identity.image_size)
         patches: NDArray[np.float32] = self._network(Tensor(padded)).asnumpy()
-        return patches[:n]
+        return patches[: len(images)]
+
+
+class MindSporeExtractor(_NetworkExtractor):
+    """`FeatureExtractor` of a backbone built from its weights.
+
+    Raises DeviceError where `device` is absent or can't compute in `precision`. May be made in one thread and used in
+    another.
+    """
+
+    def __init__(
+        self,
+        spec: BackboneSpec,
+        weights: Weights,
+        *,
+        geometry: Geometry | None = None,
+        embedding: EmbeddingMode = "paper",
+        device: Device = "CPU",
+        device_id: int = 0,
+        precision: Precision = "float32",
+        batch_sizes: Sequence[int] = BATCH_SIZES,
+    ) -> None:
+        check_precision(device, precision)
+        open_device(device, device_id)
+        self._geometry = geometry or spec.geometry
+        image_size = self._geometry.image_size
+        side, _ = spec.grids(image_size)
+        super().__init__(
+            PatchNetwork(spec, weights.tensors, image_size=image_size, embedding=embedding, precision=precision),
+            ExtractorIdentity(
+                backbone=spec.name,
+                weights_digest=weights.digest,
+                embedding=embedding,
+                image_size=image_size,
+                precision=precision,
+            ),
+            grid=(side, side),
+            dimension=spec.dimension,
+            batch_sizes=batch_sizes,
+        )
+
+    @property
+    def geometry(self) -> Geometry:
+        """What pictures must be prepared with."""
+        return self._geometry
+
+    @property
+    def network(self) -> Any:
+        """The MindSpore cell: uint8 [n, s, s, 3] -> float32 [n, patches, dimension]."""
+        return self._network
+
+
+class MindIRExtractor(_NetworkExtractor):
+    """`FeatureExtractor` from an exported `.mindir` file, without the Python network or the weights.
+
+    Raises what `read_sidecar` raises, WeightsFormatError where the file isn't a network, and DeviceError.
+    """
+
+    def __init__(
+        self, path: Path, *, device: Device = "CPU", device_id: int = 0, batch_sizes: Sequence[int] = BATCH_SIZES
+    ) -> None:
+        sidecar = read_sidecar(path)
+        check_precision(device, sidecar.identity.precision)
+        open_device(device, device_id)
+        try:
+            network = nn.GraphCell(mindspore.load(str(path)))
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise WeightsFormatError(f"{path} can't be loaded as a MindIR network.") from error
+        super().__init__(
+            network, sidecar.identity, grid=sidecar.grid, dimension=sidecar.dimension, batch_sizes=batch_sizes
+        )
+        self._geometry = Geometry(resize=sidecar.resize, image_size=sidecar.identity.image_size)
+
+    @property
+    def geometry(self) -> Geometry:
+        """What pictures must be prepared with."""
+        return self._geometry
 
 
 def pad_batch(images: NDArray[np.uint8], batch_sizes: Sequence[int], image_size: int) -> NDArray[np.uint8]:
