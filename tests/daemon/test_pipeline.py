@@ -1,0 +1,288 @@
+"""The stages together in one process: real bank, real journal, frames handed over as ingest would."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from daemon.config import Settings, load_settings
+from daemon.errors import MessageError
+from daemon.intake import Acknowledgement, Answer, ReplyToken
+from daemon.journal import Journal
+from daemon.messages import FrameHeader, HeatmapHeader, Verdict
+from daemon.outcomes import Outcome, Reason
+from daemon.pipeline import Pipeline
+from daemon.recipes import load_recipes
+from daemon.streams import StreamLedger
+from daemon.telemetry import Telemetry
+from patchcore_engine.images import encode_png
+from tests.daemon.conftest import good_part, write_config
+
+
+class Listener:
+    """Stands where ingest and the publisher are, and writes down what they would be told."""
+
+    heatmaps_wanted = False
+
+    def __init__(self) -> None:
+        self.acknowledged: list[Acknowledgement] = []
+        self.published: list[Verdict] = []
+        self.calls: list[str] = []
+        self._changed = threading.Condition()
+
+    def acknowledge(self, answers: Sequence[Acknowledgement]) -> None:
+        with self._changed:
+            self.acknowledged += answers
+            self._changed.notify_all()
+
+    def reset_all(self, reason: str, retry_ms: int) -> None:
+        self._note(f"reset {reason}")
+
+    def resume(self) -> None:
+        self._note("resume")
+
+    def wake(self) -> None:
+        self._note("wake")
+
+    def publish(self, verdict: Verdict, heatmap: tuple[HeatmapHeader, bytes] | None = None) -> None:
+        with self._changed:
+            self.published.append(verdict)
+            self._changed.notify_all()
+
+    def update(self) -> None:
+        """Nobody subscribes."""
+
+    def wait_for(self, condition: Callable[["Listener"], bool]) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: condition(self), 30), (self.published, self.calls)
+
+    def _note(self, call: str) -> None:
+        with self._changed:
+            self.calls.append(call)
+            self._changed.notify_all()
+
+
+class Line:
+    """A pipeline, what it told, and its journal."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.listener = Listener()
+        self.telemetry = Telemetry(CollectorRegistry())
+        self.journal = Journal(settings.journal_dir / "journal.sqlite")
+        ledger = StreamLedger(
+            max_cameras=settings.intake.max_cameras,
+            max_streams=settings.intake.max_streams,
+            draw=lambda: 1,
+            lookup=self.journal.stream,
+        )
+        ledger.load(self.journal.streams())
+        self.pipeline = Pipeline(
+            settings,
+            telemetry=self.telemetry,
+            ledger=ledger,
+            lookup=self.journal,
+            journal=self.journal,
+            publisher=self.listener,
+        )
+        self.pipeline.attach(self.listener)
+        self.pipeline.serve(load_recipes(settings))
+
+    def receive(self, seq: int, *, camera: str = "cam1", acked: bool = True, **fields: object) -> Answer:
+        """Hand over a frame of stream 7."""
+        header = FrameHeader.model_validate(
+            {"v": 1, "camera": camera, "stream": 7, "seq": seq, "captured_ns": 0, "encoding": "png", **fields}
+        )
+        reply = ReplyToken(b"sender", b"session", 7, seq) if acked else None
+        return self.pipeline.intake.receive(header, memoryview(encode_png(good_part(seq))), reply)
+
+    def published(self, count: int) -> list[Verdict]:
+        self.listener.wait_for(lambda listener: len(listener.published) >= count)
+        return self.listener.published
+
+    def close(self) -> None:
+        self.pipeline.drain(0)
+        self.journal.close()
+
+
+@pytest.fixture
+def make_line(tmp_path: Path, sleeping_banks: Path) -> Iterator[Callable[..., Line]]:
+    lines: list[Line] = []
+
+    def make(text: str = "") -> Line:
+        line = Line(load_settings(write_config(tmp_path / f"line{len(lines)}", sleeping_banks, text)))
+        lines.append(line)
+        return line
+
+    yield make
+    for line in lines:
+        line.close()
+
+
+def test_a_part_is_journalled_before_it_is_published_and_acknowledged(make_line: Callable[..., Line]) -> None:
+    line = make_line()
+    line.pipeline.start()
+    assert line.receive(0) is Answer.TAKEN
+    line.listener.wait_for(lambda listener: bool(listener.acknowledged))
+    ((reply, verdict, duplicate),) = line.listener.acknowledged
+    assert (reply.seq, duplicate) == (0, False)
+    assert line.listener.published == [verdict]
+    assert line.journal.read(0, 10) == [verdict]
+
+
+def test_a_part_sent_again_while_it_waits_is_judged_once_and_answers_the_latest_session(
+    make_line: Callable[..., Line],
+) -> None:
+    line = make_line()
+    line.receive(0)
+    header = FrameHeader(v=1, camera="cam1", stream=7, seq=0, captured_ns=0, encoding="png")
+    again = ReplyToken(b"sender", b"new session", 7, 0)
+    assert line.pipeline.intake.receive(header, memoryview(b""), again) is Answer.TAKEN
+    line.pipeline.start()
+    line.listener.wait_for(lambda listener: bool(listener.acknowledged))
+    assert [reply for reply, _verdict, _duplicate in line.listener.acknowledged] == [again]
+    assert len(line.listener.published) == 1
+
+
+def test_a_part_sent_again_after_its_verdict_is_answered_from_the_journal(make_line: Callable[..., Line]) -> None:
+    line = make_line()
+    line.pipeline.start()
+    line.receive(0)
+    (first,) = line.published(1)
+    line.listener.wait_for(lambda listener: len(listener.acknowledged) == 1)
+    line.receive(0)
+    line.listener.wait_for(lambda listener: len(listener.acknowledged) == 2)
+    assert line.listener.acknowledged[1] == (ReplyToken(b"sender", b"session", 7, 0), first, True)
+    assert len(line.listener.published) == 1
+    assert line.telemetry.registry.get_sample_value("patchline_duplicate_frames_total", {"camera": "cam1"}) == 1
+
+
+def test_a_part_whose_verdict_is_no_longer_kept_is_still_a_duplicate(make_line: Callable[..., Line]) -> None:
+    line = make_line()
+    line.pipeline.start()
+    line.receive(0)
+    line.receive(1)
+    line.published(2)
+    line.receive(5)
+    line.published(6)
+    line.listener.wait_for(lambda listener: len(listener.acknowledged) == 3)
+    assert line.receive(3) is Answer.TAKEN
+    line.listener.wait_for(lambda listener: len(listener.acknowledged) == 4)
+    _reply, verdict, duplicate = line.listener.acknowledged[3]
+    assert duplicate
+    assert verdict is not None
+    assert verdict.reason is Reason.MISSING
+
+
+def test_verdicts_leave_in_the_order_of_parts_whatever_became_of_them(make_line: Callable[..., Line]) -> None:
+    line = make_line("[engine]\nsleep_ms = 20\n")
+    line.pipeline.start()
+    line.receive(0)
+    line.receive(1, recipe="unheard_of")
+    line.receive(4)
+    header = FrameHeader(v=1, camera="cam1", stream=7, seq=5, captured_ns=0, encoding="png")
+    line.pipeline.intake.reject(header, MessageError("too many bytes", Reason.TOO_LARGE), None)
+    verdicts = line.published(6)
+    assert [verdict.seq for verdict in verdicts] == list(range(6))
+    assert [verdict.reason for verdict in verdicts] == [
+        None,
+        Reason.UNKNOWN_RECIPE,
+        Reason.MISSING,
+        Reason.MISSING,
+        None,
+        Reason.TOO_LARGE,
+    ]
+    assert [verdict.offset for verdict in verdicts] == list(range(6))
+
+
+def test_a_message_without_a_header_has_a_verdict_that_belongs_to_no_camera(make_line: Callable[..., Line]) -> None:
+    line = make_line()
+    line.pipeline.start()
+    for _ in range(2):
+        line.pipeline.intake.reject(None, MessageError("Not a msgpack map."), None)
+    verdicts = line.published(2)
+    assert {(verdict.camera, verdict.reason) for verdict in verdicts} == {("?", Reason.MALFORMED)}
+    assert verdicts[0].identity != verdicts[1].identity
+
+
+def test_a_full_blocking_queue_closes_the_doors_and_opens_them_again(make_line: Callable[..., Line]) -> None:
+    line = make_line('[queue]\nframes = 2\nshed = "block"\n')
+    intake = line.pipeline.intake
+    assert intake.accepting
+    assert intake.window == line.settings.intake.window
+    line.receive(0)
+    line.receive(1)
+    assert not intake.accepting
+    assert intake.window == 0
+    line.receive(2)
+    line.receive(3)
+    assert line.receive(4) is Answer.REFUSED
+    line.pipeline.start()
+    line.listener.wait_for(lambda listener: "wake" in listener.calls)
+    line.listener.wait_for(lambda listener: len(listener.acknowledged) == 4)
+    assert intake.accepting
+    assert line.receive(4) is Answer.TAKEN
+    assert [verdict.seq for verdict in line.published(5)] == list(range(5))
+
+
+def test_a_drained_pipeline_owes_nothing(make_line: Callable[..., Line]) -> None:
+    line = make_line("[engine]\nsleep_ms = 200\nbatch_sizes = [1]\n")
+    line.pipeline.start()
+    for seq in range(5):
+        line.receive(seq)
+    cut_off = line.pipeline.drain(0)
+    verdicts = line.published(5)
+    assert [verdict.seq for verdict in verdicts] == list(range(5))
+    assert [verdict.reason for verdict in verdicts].count(Reason.SHUTTING_DOWN) == cut_off > 0
+
+
+def test_work_that_waits_for_an_engine_that_works_is_not_stuck(make_line: Callable[..., Line]) -> None:
+    line = make_line("[service]\nstuck_s = 3600\n")
+    assert not line.pipeline.stuck()
+    line.receive(0)
+    assert not line.pipeline.stuck()
+    line.pipeline.start()
+    line.published(1)
+
+
+def test_a_job_on_the_engine_thread_tells_what_it_raised(make_line: Callable[..., Line]) -> None:
+    line = make_line()
+    line.pipeline.start()
+
+    def fail() -> None:
+        raise RuntimeError("no such device")
+
+    assert str(line.pipeline.run_on_engine(fail).result(30)) == "no such device"
+    assert line.pipeline.run_on_engine(lambda: None).result(30) is None
+    line.receive(0)
+    assert line.published(1)[0].verdict is Outcome.PASS
+
+
+def test_a_recipe_taken_away_while_a_frame_waits_is_unknown(make_line: Callable[..., Line]) -> None:
+    line = make_line()
+    line.receive(0)
+    settings = line.settings.model_copy(update={"recipes": {"pins": line.settings.recipes["pins"]}})
+    line.pipeline.serve(load_recipes(settings))
+    line.pipeline.start()
+    assert line.published(1)[0].reason is Reason.UNKNOWN_RECIPE
+
+
+def test_after_a_restart_the_ledger_goes_on_where_the_journal_ended(make_line: Callable[..., Line]) -> None:
+    first = make_line()
+    first.pipeline.start()
+    first.receive(3)
+    first.published(1)
+    first.close()
+    second = Line(first.settings)
+    second.pipeline.start()
+    second.receive(3)
+    second.receive(5)
+    verdicts = second.published(2)
+    second.close()
+    assert [(verdict.seq, verdict.reason, verdict.offset) for verdict in verdicts] == [
+        (4, Reason.MISSING, 1),
+        (5, None, 2),
+    ]
+    assert [duplicate for _reply, _verdict, duplicate in second.listener.acknowledged] == [True, False]
