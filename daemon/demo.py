@@ -178,14 +178,22 @@ def draw(settings: DemoSettings, data: Path, console: Console) -> Path:
         )
 
 
-def fit_bank(data: Path, category: str, banks: Path, console: Console, *, seed: int = 0) -> None:
+def fit_bank(
+    data: Path,
+    category: str,
+    banks: Path,
+    console: Console,
+    *,
+    seed: int = 0,
+    why: str = "Learning what good parts are",
+) -> None:
     """Run `patchline fit` as a person would. Raises DemoError."""
     arguments = ["fit", "--data", shown(data), "--category", category, "--banks", shown(banks)]
     arguments += ["--backbone", BACKBONE, "--resize", str(RESIZE), "--image-size", str(IMAGE_SIZE)]
     arguments += ["--coreset-ratio", str(CORESET_RATIO), "--seed", str(seed)]
-    console.print("[bold]Learning what good parts look like[/]")
+    console.print(f"[bold]{why}[/]")
     say_command(console, arguments)
-    process = start_command(arguments)
+    process = start_command(arguments, COLUMNS=str(console.width))
     try:
         status = process.wait()
     finally:

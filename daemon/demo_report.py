@@ -57,7 +57,7 @@ class DemoAccount:
 
     @property
     def complete(self) -> bool:
-        """Whether each part got exactly one verdict, the good are told from the defective, and the daemon ended well."""
+        """Whether each part got one verdict, good parts are told from defective ones, and the daemon ended well."""
         exact = not self.without_verdict and self.superfluous == 0
         return exact and self.daemon_status == 0 and self.auroc is not None and self.auroc >= AUROC_FLOOR
 

@@ -120,7 +120,7 @@ def run_line_demo(settings: DemoSettings, console: Console) -> bool:
         draw(replace(settings, kind=kind, good=_TEST_PARTS, defective=_TEST_PARTS), data, console)
         fit_bank(data, kind, banks, console)
     first = resolve(banks / "disc").name
-    fit_bank(data, "disc", banks, console, seed=1)
+    fit_bank(data, "disc", banks, console, seed=1, why="Making another version of the disc bank, to reload")
     second = resolve(banks / "disc").name
     activate(banks, "disc", first)
     addresses = {name: free_address() for name in ("acked", "verdicts", "replay")}
@@ -141,16 +141,9 @@ def run_line_demo(settings: DemoSettings, console: Console) -> bool:
         for kind in KINDS:
             log = stack.enter_context((output / f"push-{kind}.log").open("wb"))
             camera = f"{kind}-line"
-            arguments = [
-                "push",
-                shown(data / kind / "test"),
-                "--acked",
-                "--shuffle",
-                "--loop",
-                "--count",
-                str(sent[camera]),
-            ]
-            arguments += ["--camera", camera, "--rate", f"{settings.rate:g}", "--timeout", str(_ACK_TIMEOUT_S)]
+            arguments = ["push", shown(data / kind / "test"), "--camera", camera, "--acked", "--shuffle", "--loop"]
+            arguments += ["--count", str(sent[camera]), "--rate", f"{settings.rate / len(KINDS):g}"]
+            arguments += ["--timeout", str(_ACK_TIMEOUT_S)]
             say_command(console, [*arguments, "--config", shown(config)])
             cameras.append(start_command([*arguments, "--address", addresses["acked"]], log))
             stack.callback(end, cameras[-1])
