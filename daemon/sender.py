@@ -37,7 +37,7 @@ from daemon.sockets import Waker, ZmqContext, ZmqSocket, connect, open_socket
 HELLO_TIMEOUT_S: Final = 2.0
 HELLO_RETRY_S: Final = 0.1
 RECONNECT_MS: Final = 50
-RECONNECT_MAX_MS: Final = 1000
+RECONNECT_MAX_MS: Final = 200
 
 
 class FrameSender:
@@ -175,25 +175,26 @@ class FrameSender:
         while not self._closing.is_set() and not connection.dead:
             ready = dict(poller.poll(connection.timeout_ms()))
             self._waker.clear()
-            had_session = connection.session is not None
+            session = connection.session
             if connection.monitor in ready:
                 connection.note_events()
+            if connection.session != session:
+                self._buffer.rewind()
             if connection.socket in ready:
                 self._read(connection)
-            if had_session and connection.session is None:
-                self._buffer.rewind()
             connection.keep_alive()
             self._write(connection)
 
     def _read(self, connection: "_Connection") -> None:
         while (message := connection.receive()) is not None:
+            session = connection.session
             ack = connection.take(message)
+            if connection.session != session:
+                self._buffer.rewind()
             if ack is not None and ack.stream == self.stream and self._buffer.acknowledge(ack.seq):
                 verdict = ack.unpack_verdict()
                 if verdict is not None and self._on_ack is not None:
                     self._on_ack(verdict)
-            if connection.session is None:
-                self._buffer.rewind()
 
     def _write(self, connection: "_Connection") -> None:
         while connection.session is not None and (frame := self._buffer.take(connection.window)) is not None:

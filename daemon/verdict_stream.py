@@ -19,7 +19,7 @@ POSITION_INTERVAL_S: Final = 1.0
 REPLY_TIMEOUT_S: Final = 2.0
 RETRY_S: Final = 0.1
 RECONNECT_MS: Final = 50
-RECONNECT_MAX_MS: Final = 1000
+RECONNECT_MAX_MS: Final = 200
 # Verdicts kept while those before them are replayed; what comes on top is replayed too.
 AHEAD_LIMIT: Final = 1000
 MESSAGES_PER_TURN: Final = 100

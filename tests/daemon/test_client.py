@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zmq
 
 from daemon.client import (
     BufferFullError,
@@ -22,6 +23,7 @@ from daemon.client import (
 )
 from daemon.messages import Verdict
 from daemon.outcomes import Reason
+from daemon.protocol import FRAME, WELCOME, Welcome
 from daemon.push_camera import SEND_HIGH_WATER_MARK
 from tests.daemon.line import PATIENCE_S, PNG, Line, MemoryJournal
 
@@ -117,6 +119,25 @@ def test_a_sender_notices_a_daemon_that_says_nothing_and_connects_again(line: Li
         assert not sender.flush(0.05)
         line.ingest.door.handle = handle
         assert sender.flush(PATIENCE_S)
+
+
+def test_frames_are_sent_again_when_a_second_welcome_replaces_the_session() -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    daemon = context.socket(zmq.ROUTER)
+    daemon.rcvtimeo = int(PATIENCE_S * 1000)
+    port = daemon.bind_to_random_port("tcp://127.0.0.1")
+    sender = FrameSender(f"tcp://127.0.0.1:{port}", "left")
+    sender.send(PNG)
+    routing_id = daemon.recv_multipart()[0]
+    for session in (b"session1", b"session2"):
+        # An earlier connection's HELLO can be answered on the one that took its name.
+        daemon.send_multipart([routing_id, WELCOME, Welcome(session=session, window=8, heartbeat_ms=9000).pack()])
+        _, kind, of_session, *_ = daemon.recv_multipart()
+        assert (kind, of_session) == (FRAME, session)
+    assert sender.resent == 1
+    sender.close()
+    daemon.close(linger=0)
+    context.term()
 
 
 def test_a_full_buffer_blocks_its_caller_until_there_is_room(line: Line) -> None:
