@@ -15,7 +15,7 @@ from daemon.intake import Doors
 from daemon.messages import NO_CAMERA, FrameHeader, HeatmapHeader, Verdict
 from daemon.outcomes import Reason
 from daemon.reception import Reception
-from daemon.scheduler import Ticket
+from daemon.scheduler import Lookahead, Ticket
 from daemon.sequencer import Sequencer
 from daemon.telemetry import Telemetry
 
@@ -90,6 +90,7 @@ class Delivery:
         self._retry_at_ns = 0
         self._prune_at_ns = 0
         self.last_progress_ns = time.monotonic_ns()
+        self.from_queue, self.from_engine = Lookahead(), Lookahead()
         telemetry.journal_available.set(1)
 
     def attach(self, doors: Doors) -> None:
@@ -136,6 +137,7 @@ class Delivery:
             self._publish(ticket, verdict)
         if due and self._doors is not None:
             self._doors.acknowledge(due)
+        self._observe_way(tickets)
         if self._archive is not None:
             for ticket, verdict in zip(tickets, verdicts, strict=True):
                 if ticket.judgement is not None and ticket.header is not None and ticket.payload is not None:
@@ -152,6 +154,13 @@ class Delivery:
                 self._publisher.publish(verdict)
             self._telemetry.count_verdict(verdict, ticket.camera)
         self._reception.left_unjournalled(tickets)
+
+    def _observe_way(self, tickets: Sequence[Ticket]) -> None:
+        judged = [ticket for ticket in tickets if ticket.judgement is not None]
+        if judged:
+            now_ns = time.monotonic_ns()
+            self.from_queue.observe(now_ns - min(ticket.taken_monotonic_ns for ticket in judged))
+            self.from_engine.observe(now_ns - min(ticket.engine_monotonic_ns for ticket in judged))
 
     def _publish(self, ticket: Ticket, verdict: Verdict) -> None:
         if self._publisher is None:

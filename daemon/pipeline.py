@@ -32,8 +32,6 @@ from daemon.telemetry import Telemetry
 
 log = structlog.get_logger()
 
-# Weight of the newest batch in the running estimate of how long the engine takes.
-NEWEST_BATCH_WEIGHT: Final = 0.25
 DELIVERY_S: Final = 10.0
 NO_RECIPES: Final = RecipeSet({}, {})
 
@@ -93,10 +91,10 @@ class Pipeline:
             telemetry=telemetry,
             on_state=on_journal,
         )
+        self._ahead_of_queue, self._ahead_of_engine = self._delivery.from_queue, self._delivery.from_engine
         # One batch is prefetched: the decode thread takes the next only when the engine has begun with the last.
         self._decoded: queue.Queue[list[DecodedFrame] | _Job | None] = queue.Queue(maxsize=1)
         self._free_slot = threading.Semaphore(1)
-        self._batch_ns = 0
         self._engine_progress_ns = time.monotonic_ns()
         self._job_since_ns: int | None = None
         self._threads = [
@@ -186,14 +184,12 @@ class Pipeline:
             self._free_slot.acquire()
             frames: list[DecodedFrame] = []
             while not frames:
-                taken = self._scheduler.take(largest, ahead_ns=self._batch_ns)
+                taken = self._scheduler.take(largest, ahead_ns=self._ahead_of_queue.ns)
                 if taken is None:
                     self._decoded.put(None)
                     return
                 self._reception.made_room()
                 self._settle_late(taken.late)
-                if not taken.batch:
-                    self._expect_less()
                 frames = self._decode(taken.batch)
             self._decoded.put(frames)
 
@@ -230,21 +226,19 @@ class Pipeline:
 
     def _judge(self, frames: list[DecodedFrame]) -> None:
         begin_ns = time.monotonic_ns()
-        finish_ns = begin_ns + self._batch_ns
-        late = [f for f in frames if f.ticket.deadline_ns is not None and f.ticket.deadline_ns <= finish_ns]
+        late = [frame for frame in frames if frame.ticket.is_late(begin_ns, self._ahead_of_engine.ns)]
         self._settle_late([frame.ticket for frame in late])
         waiting = [f for f in frames if f not in late and not f.ticket.forgotten and f.ticket.verdict is None]
         if not waiting:
-            self._expect_less()
             return
         judged = judge(waiting, self._engine_failed)
         end_ns = time.monotonic_ns()
-        self._batch_ns += int((end_ns - begin_ns - self._batch_ns) * NEWEST_BATCH_WEIGHT)
         self._telemetry.observe_batch(len(waiting), begin_ns, end_ns)
         for item in judged:
             ticket = item.frame.ticket
             if isinstance(item.result, Judgement):
                 ticket.judgement = item.result
+                ticket.taken_monotonic_ns, ticket.engine_monotonic_ns = item.frame.taken_ns, begin_ns
                 if not self._keeps_payloads:
                     ticket.payload = None
                 self._sequencer.settle(ticket, judged_verdict(item, item.result))
@@ -259,10 +253,6 @@ class Pipeline:
     def _settle_late(self, tickets: Sequence[Ticket]) -> None:
         for ticket in tickets:
             self._refuse(ticket, Refusal(Reason.LATE, "It could not be judged within the recipe's max_age_ms."))
-
-    def _expect_less(self) -> None:
-        """One slow batch must not make every later frame late unseen."""
-        self._batch_ns //= 2
 
     def _engine_failed(self, error: Exception) -> None:
         self._telemetry.engine_errors.inc()

@@ -37,7 +37,8 @@ class QueuePolicy:
 class Ticket:
     """One part that was taken in and owes its verdict. `count` parts from `seq` on when it stands for a gap.
 
-    `header` and `payload` are None for parts that never came. `deadline_ns` is on the monotonic clock. `forgotten`: its
+    `header` and `payload` are None for parts that never came. Deadline and stages are on the monotonic clock; the
+    stages are leaving the queue, entering the engine, and having a verdict. `forgotten`: its
     sender will send it again, so that it must get no verdict now.
     """
 
@@ -57,6 +58,8 @@ class Ticket:
     forgotten: bool = False
     verdict: Verdict | None = None
     judgement: "Judgement | None" = None
+    taken_monotonic_ns: int = 0
+    engine_monotonic_ns: int = 0
     settled_monotonic_ns: int = 0
 
     @property
@@ -66,6 +69,16 @@ class Ticket:
     @property
     def size(self) -> int:
         return self.payload.nbytes if self.payload is not None else 0
+
+    def is_late(self, now_ns: int, ahead_ns: int) -> bool:
+        """Whether a verdict that takes `ahead_ns` more would come after the deadline.
+
+        At most half of the part's time is granted to `ahead_ns`, so that one slow batch can't make every later part
+        late unseen.
+        """
+        if self.deadline_ns is None:
+            return False
+        return now_ns + min(ahead_ns, (self.deadline_ns - self.received_monotonic_ns) // 2) >= self.deadline_ns
 
     def refused(self, reason: Reason, detail: str | None = None) -> Verdict:
         """Return the verdict that this part was not inspected."""
@@ -92,6 +105,18 @@ class Taken:
 
     batch: tuple[Ticket, ...]
     late: tuple[Ticket, ...]
+
+
+class Lookahead:
+    """How long the way to a verdict takes: the slowest of late, each newer observation letting go of a tenth."""
+
+    RELEASE: Final = 0.1
+
+    def __init__(self) -> None:
+        self.ns = 0
+
+    def observe(self, ns: int) -> None:
+        self.ns = ns if ns > self.ns else self.ns + int((ns - self.ns) * self.RELEASE)
 
 
 class Scheduler:
@@ -126,7 +151,7 @@ class Scheduler:
     def take(self, max_frames: int, *, ahead_ns: int = 0) -> Taken | None:
         """Wait for frames and take up to `max_frames` that share a key, round robin over the cameras.
 
-        A frame is late when its deadline passes within `ahead_ns` from now. Returns None once closed and empty.
+        `ahead_ns`: how long a verdict takes from here; see `Ticket.is_late`. Returns None once closed and empty.
         """
         with self._changed:
             while True:
@@ -138,7 +163,7 @@ class Scheduler:
                 if delay_s <= 0:
                     break
                 self._changed.wait(delay_s)
-            return self._pop_batch(max_frames, time.monotonic_ns() + ahead_ns)
+            return self._pop_batch(max_frames, ahead_ns)
 
     def take_all(self) -> list[Ticket]:
         """Empty the queue at once, oldest first."""
@@ -216,7 +241,8 @@ class Scheduler:
 
         return max((camera for camera, queue in self._waiting.items() if queue[0] is not newest), key=weight)
 
-    def _pop_batch(self, max_frames: int, now_ns: int) -> Taken:
+    def _pop_batch(self, max_frames: int, ahead_ns: int) -> Taken:
+        now_ns = time.monotonic_ns()
         batch: list[Ticket] = []
         late: list[Ticket] = []
         other_keys: list[str] = []
@@ -224,7 +250,7 @@ class Scheduler:
         while self._rotation and len(batch) < max_frames:
             camera = self._rotation[0]
             ticket = self._waiting[camera][0]
-            if ticket.deadline_ns is not None and ticket.deadline_ns <= now_ns:
+            if ticket.is_late(now_ns, ahead_ns):
                 late.append(self._pop(camera))
                 continue
             if not batch:

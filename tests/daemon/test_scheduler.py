@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.scheduler import QueuePolicy, Scheduler, Taken, Ticket
+from daemon.scheduler import Lookahead, QueuePolicy, Scheduler, Taken, Ticket
 from tests.daemon.tickets import ticket
 
 ROOMY = QueuePolicy(frames=1000, frames_per_camera=1000, bytes=10**9)
@@ -113,10 +113,31 @@ def test_a_frame_past_its_deadline_is_late() -> None:
 
 def test_a_frame_that_cant_be_finished_in_time_is_late() -> None:
     queue = scheduler()
-    queue.offer(ticket(0, max_age_ms=10_000))
-    taken = queue.take(8, ahead_ns=20_000_000_000)
+    waiting = ticket(0, max_age_ms=10_000)
+    waiting.received_monotonic_ns -= 9_000_000_000
+    waiting.deadline_ns = waiting.received_monotonic_ns + 10_000_000_000
+    queue.offer(waiting)
+    taken = queue.take(8, ahead_ns=2_000_000_000)
     assert taken is not None
     assert names(taken.late) == [("cam1", 0)]
+
+
+def test_a_fresh_frame_is_tried_however_slow_the_engine_was() -> None:
+    queue = scheduler()
+    queue.offer(ticket(0, max_age_ms=10_000))
+    taken = queue.take(8, ahead_ns=3600 * 10**9)
+    assert taken is not None
+    assert names(taken.batch) == [("cam1", 0)]
+
+
+def test_the_lookahead_holds_the_slowest_of_late() -> None:
+    ahead = Lookahead()
+    for ns in (100, 1000, 100):
+        ahead.observe(ns)
+    assert ahead.ns == 910
+    for _ in range(100):
+        ahead.observe(100)
+    assert ahead.ns < 120
 
 
 def test_late_frames_leave_even_when_nothing_else_waits() -> None:
