@@ -56,6 +56,7 @@ class ArchiveFolder:
         self._oldest: deque[tuple[float, list[Path]]] = deque()
         self._oldest_day: str | None = None
         self._survey: Iterator[None] | None = self._look_around()
+        self._written_since: set[Path] = set()
 
     @property
     def size_bytes(self) -> int:
@@ -83,6 +84,8 @@ class ArchiveFolder:
             _remove(written)
             raise ArchiveError(f"A part can't be archived in {self._root}: {error}.") from error
         self._bytes[day] += size
+        if self._survey is not None:
+            self._written_since.update(written)
 
     def tidy(self, now_ns: int) -> bool:
         """Do a little of what is due: look at files that lay here before, or take away old ones.
@@ -93,6 +96,7 @@ class ArchiveFolder:
             if self._survey is not None:
                 if next(self._survey, self) is self:
                     self._survey = None
+                    self._written_since.clear()
                 return True
             return self._take_away(now_ns)
         except OSError as error:
@@ -105,7 +109,7 @@ class ArchiveFolder:
             for path in _files_below(self._root / day):
                 if path.name.endswith(PARTIAL_SUFFIX):
                     path.unlink(missing_ok=True)
-                elif _OURS.fullmatch(path.name):
+                elif _OURS.fullmatch(path.name) and path not in self._written_since:
                     with suppress(FileNotFoundError):
                         self._bytes[day] += path.stat().st_size
                 seen += 1

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -34,23 +35,25 @@ _REASONS: Final = {
 
 
 def verdicts_table(verdicts: Iterable[Verdict]) -> Table:
-    """Return one row for each verdict; times are local."""
-    table = Table(pad_edge=False)
-    for name in ("offset", "received", "camera", "seq", "part", "verdict", "score", "fail at", "p", "regions"):
-        right = name in ("offset", "seq", "score", "fail at", "p", "regions")
-        table.add_column(name, justify="right" if right else "left", no_wrap=name not in ("part", "verdict"))
+    """Return one row for each verdict; times are local. It fits a terminal of 80 columns."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name in ("received", "camera", "seq", "part", "verdict", "score", "fail at"):
+        right = name in ("seq", "score", "fail at")
+        table.add_column(
+            name,
+            justify="right" if right else "left",
+            no_wrap=name not in ("camera", "part", "verdict"),
+            overflow="fold",
+        )
     for verdict in verdicts:
         table.add_row(
-            str(verdict.offset),
-            local_time(verdict.received_ns),
+            local_time(verdict.received_ns, "seconds"),
             verdict.camera,
             _parts(verdict),
             Text(verdict.part or "-"),
             Text(_word(verdict), STYLES[verdict.verdict]),
             _number(verdict.score),
             _number(verdict.fail_threshold),
-            _number(verdict.p_value),
-            str(len(verdict.regions)) if verdict.score is not None else "-",
         )
     return table
 
@@ -129,10 +132,10 @@ def _parts(verdict: Verdict) -> str:
     return str(verdict.seq) if verdict.count == 1 else f"{verdict.seq} .. {verdict.seq + verdict.count - 1}"
 
 
-def local_time(time_ns: int) -> str:
+def local_time(time_ns: int, precision: Literal["seconds", "milliseconds"] = "milliseconds") -> str:
     """Return a Unix time in nanoseconds as local date and time; a clock that was far off can't be shown as one."""
     try:
-        return datetime.fromtimestamp(time_ns / 1e9).isoformat(" ", timespec="milliseconds")
+        return datetime.fromtimestamp(time_ns / 1e9).isoformat(" ", timespec=precision)
     except (OverflowError, ValueError, OSError):
         return f"{time_ns} ns"
 

@@ -1,6 +1,6 @@
 """`patchline journal`: what was decided, and why. Reads the journal while the daemon writes it."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -16,6 +16,7 @@ app = typer.Typer(help="Look up past verdicts, also while the daemon runs.", no_
 
 # Up to this many verdicts are shown in full.
 DETAILED: Final = 3
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _TIME_HELP: Final = "ISO 8601: 2026-05-31, 2026-05-31T14:00, 2026-05-31T12:00Z; without a zone it is local time"
 
 Cameras = Annotated[list[str] | None, typer.Option("--camera", help="Only this camera; may be given more than once.")]
@@ -153,7 +154,7 @@ def parse_time(text: str, *, end_of_day: bool = False) -> int:
         if end_of_day and "T" not in text and ":" not in text:
             moment += timedelta(days=1)
         # Whole microseconds: a float of seconds would round them away.
-        return int(moment.timestamp()) * 10**9 + moment.microsecond * 1000
+        return (moment.astimezone(UTC) - EPOCH) // timedelta(microseconds=1) * 1000
     except (ValueError, OverflowError) as error:
         raise typer.BadParameter(f"{text!r} is no time. {_TIME_HELP}.") from error
 
