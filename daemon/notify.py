@@ -5,6 +5,10 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from typing import Final
+
+# After the drain: the last verdicts are journalled and published, sockets and journal closed.
+STOP_MARGIN_S: Final = 20.0
 
 
 class Notifier:
@@ -32,8 +36,13 @@ class Notifier:
         """The clock is CLOCK_MONOTONIC in microseconds, as Type=notify-reload asks."""
         self.send(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000), STATUS="Reloading")
 
-    def stopping(self) -> None:
-        self.send(STOPPING="1", STATUS="Finishing what waits")
+    def stopping(self, limit_s: float = 0.0) -> None:
+        """Say that the drain begins, which takes `limit_s` at most.
+
+        systemd's watchdog stays armed during it and nobody feeds it: both time limits of the stop are put off.
+        """
+        limit_us = str(int((limit_s + STOP_MARGIN_S) * 1e6))
+        self.send(STOPPING="1", STATUS="Finishing what waits", EXTEND_TIMEOUT_USEC=limit_us, WATCHDOG_USEC=limit_us)
 
     def status(self, text: str) -> None:
         self.send(STATUS=text)
