@@ -21,6 +21,8 @@ from daemon.heatmap_files import HeatmapFiles
 from daemon.messages import Verdict
 from daemon.simulator import write_data_set
 from daemon.verdict_table import VerdictTable
+from patchcore_engine.bank import MemoryBank
+from patchcore_engine.bank_store import resolve
 from patchcore_engine.images import Geometry
 
 BACKBONE: Final = "efficientnet_lite0"
@@ -29,6 +31,8 @@ IMAGE_SIZE: Final = 288
 CORESET_RATIO: Final = 0.02
 CAMERA: Final = "station-1"
 MARKER: Final = ".patchline-demo"
+_SLOWEST_RATE: Final = 1.5
+_FASTEST_RATE: Final = 10.0
 _SILENCE_S: Final = 60.0
 _ANSWER_TRY_S: Final = 0.05
 _ANSWER_TRIES: Final = 200
@@ -66,14 +70,14 @@ cameras = ["*"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DemoSettings:
-    """How large a demo; `rate` in frames a second."""
+    """How large a demo; `rate` in frames a second, of all cameras together, None for what this host keeps up with."""
 
     output: Path = Path("demo-output")
     kind: PartKind = "disc"
     train: int = 60
     good: int = 40
     defective: int = 40
-    rate: float = 8.0
+    rate: float | None = None
     seed: int = 0
 
 
@@ -117,7 +121,8 @@ def _push_and_watch(
 ) -> list[Verdict]:
     """Let `patchline push` be the camera and follow the verdicts until all have come or the daemon falls silent."""
     addresses = daemon.addresses
-    arguments = ["push", shown(folder), "--camera", CAMERA, "--shuffle", "--rate", f"{settings.rate:g}"]
+    rate = settings.rate or affordable_rate(settings.output / "banks", settings.kind)
+    arguments = ["push", shown(folder), "--camera", CAMERA, "--shuffle", "--rate", f"{rate:g}"]
     say_command(console, [*arguments, "--config", shown(settings.output / "config.toml")])
     verdicts: list[Verdict] = []
     with ExitStack() as stack:
@@ -200,6 +205,13 @@ def fit_bank(
         end(process)
     if status != 0:
         raise DemoError("The fit failed, as said above.")
+
+
+def affordable_rate(banks: Path, recipe: str) -> float:
+    """Return the frames a second that leave this host half idle, by what the fit has just achieved."""
+    manifest = MemoryBank.load(resolve(banks / recipe)).manifest
+    fitted = manifest.pictures / max(manifest.seconds["embed"], 0.001)
+    return round(min(max(fitted / 2, _SLOWEST_RATE), _FASTEST_RATE), 1)
 
 
 @contextmanager

@@ -81,9 +81,9 @@ def print_account(account: DemoAccount, console: Console) -> None:
     console.print(table)
     latencies = [found for verdict in account.verdicts if (found := latency_ms(verdict)) is not None]
     exact = not account.without_verdict and account.superfluous == 0
-    mark = "[green]yes[/]" if exact else "[bold red]NO[/]"
+    mark = "[green]one for each frame[/]" if exact else "[bold red]NOT ONE FOR EACH FRAME[/]"
     console.print(
-        f"[dim]One verdict each[/] {mark}: {len(account.parts)} frame(s) sent, {len(account.verdicts)} verdict(s), "
+        f"[dim]Verdicts[/]     {mark}: {len(account.parts)} frame(s) sent, {len(account.verdicts)} verdict(s), "
         f"{len(account.without_verdict)} without, {account.superfluous} too many"
     )
     if account.auroc is not None:
@@ -97,7 +97,7 @@ def print_account(account: DemoAccount, console: Console) -> None:
         told = ", ".join(f"{name} {value:.1f}" for name, value in medians.items())
         console.print(f"[dim]Of it[/]        {told} ms (p50)")
     if account.frames_per_second is not None:
-        console.print(f"[dim]Pace[/]         {account.frames_per_second:.1f} frames/s, as the camera pushed them")
+        console.print(f"[dim]Pace[/]         {account.frames_per_second:.1f} frames/s judged")
 
 
 def write_overview(account: DemoAccount, pictures: Path, heatmaps: Path, path: Path, geometry: Geometry) -> Path | None:

@@ -16,7 +16,17 @@ from rich.table import Table
 
 from daemon.blanks import KINDS
 from daemon.client import VerdictStream
-from daemon.demo import DemoSettings, draw, fit_bank, open_stream, prepare_output, say_command, shown, step
+from daemon.demo import (
+    DemoSettings,
+    affordable_rate,
+    draw,
+    fit_bank,
+    open_stream,
+    prepare_output,
+    say_command,
+    shown,
+    step,
+)
 from daemon.demo_process import DemoDaemon, command_name, end, free_address, start_command
 from daemon.messages import Verdict
 from daemon.outcomes import Outcome
@@ -123,6 +133,7 @@ def run_line_demo(settings: DemoSettings, console: Console) -> bool:
     fit_bank(data, "disc", banks, console, seed=1, why="Making another version of the disc bank, to reload")
     second = resolve(banks / "disc").name
     activate(banks, "disc", first)
+    rate = settings.rate or affordable_rate(banks, "disc")
     addresses = {name: free_address() for name in ("acked", "verdicts", "replay")}
     config = output / "config.toml"
     config.write_text(_CONFIG.format(banks=banks, state=state, **addresses), encoding="utf-8")
@@ -142,7 +153,7 @@ def run_line_demo(settings: DemoSettings, console: Console) -> bool:
             log = stack.enter_context((output / f"push-{kind}.log").open("wb"))
             camera = f"{kind}-line"
             arguments = ["push", shown(data / kind / "test"), "--camera", camera, "--acked", "--shuffle", "--loop"]
-            arguments += ["--count", str(sent[camera]), "--rate", f"{settings.rate / len(KINDS):g}"]
+            arguments += ["--count", str(sent[camera]), "--rate", f"{rate / len(KINDS):g}"]
             arguments += ["--timeout", str(_ACK_TIMEOUT_S)]
             say_command(console, [*arguments, "--config", shown(config)])
             cameras.append(start_command([*arguments, "--address", addresses["acked"]], log))

@@ -18,7 +18,10 @@ def demo(
     parts: Annotated[
         int, typer.Option(min=10, help="Parts to judge, half of them defective; with --line for each camera.")
     ] = 80,
-    rate: Annotated[float, typer.Option(min=0.1, help="Frames a second, of all cameras together.")] = 8.0,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Frames a second, all cameras. Default: half of what this host can, 10 at most."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Another seed draws other parts.")] = 0,
 ) -> None:
     """Draw parts, fit a bank, run the daemon on free ports, push the parts through it and show the verdicts."""

@@ -42,7 +42,7 @@ def test_the_demo_judges_every_part_once_and_tells_good_from_defective(tmp_path:
     status, output = run(tmp_path, "--train", "24", "--parts", "20", "--rate", "20")
 
     assert status == 0, output
-    assert "One verdict each yes: 20 frame(s) sent, 20 verdict(s), 0 without, 0 too many" in output
+    assert "Verdicts     one for each frame: 20 frame(s) sent, 20 verdict(s), 0 without, 0 too many" in output
     auroc = re.search(r"Image AUROC\s+(\d\.\d+)", output)
     assert auroc is not None
     assert float(auroc[1]) >= 0.95
