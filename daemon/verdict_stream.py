@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from types import TracebackType
 from typing import Final, Self
 
@@ -68,7 +68,10 @@ class VerdictStream:
         self._expected = from_offset
         self._ready: deque[Verdict | OffsetsLostError] = deque()
         self._ahead: dict[int, Verdict] = {}
+        # The verdict before the expected one: asked for again, it shows whether the journal is still the same.
+        self._tail: Verdict | None = None
         self._request: ReplayRequest | None = None
+        self._request_tail: Verdict | None = None
         self._requests = 0
         self._ask_at = self._patient_until = 0.0
 
@@ -142,13 +145,14 @@ class VerdictStream:
             return
         self._requests += 1
         limit = MAX_REPLAY_VERDICTS if self._expected is not None else 0
-        request = ReplayRequest(id=self._requests, first=self._expected or 0, limit=limit)
+        first = (self._expected or 0) - (self._tail is not None)
+        request = ReplayRequest(id=self._requests, first=first, limit=limit)
         try:
             self._replay.send(request.pack(), zmq.NOBLOCK)
         except zmq.Again:
             self._request, self._ask_at = None, now + RETRY_S
         else:
-            self._request, self._ask_at = request, now + REPLY_TIMEOUT_S
+            self._request, self._request_tail, self._ask_at = request, self._tail, now + REPLY_TIMEOUT_S
 
     def _take_live(self, message: list[bytes]) -> None:
         # A message that can't be read shows as a gap, and its verdict is replayed.
@@ -168,14 +172,17 @@ class VerdictStream:
             self._ahead[offset] = verdict
         elif offset == self._expected:
             self._ahead.pop(offset, None)
-            self._ready.append(verdict)
-            self._expected += 1
+            self._deliver(verdict, offset)
 
     def _catch_up(self) -> None:
         """Move on what is no longer ahead; whatever still is shows that verdicts are missing."""
         while self._expected is not None and self._expected in self._ahead:
-            self._ready.append(self._ahead.pop(self._expected))
-            self._expected += 1
+            self._deliver(self._ahead.pop(self._expected), self._expected)
+
+    def _deliver(self, verdict: Verdict, offset: int) -> None:
+        self._ready.append(verdict)
+        self._tail = verdict
+        self._expected = offset + 1
 
     def _take_reply(self, message: list[bytes]) -> None:
         reply = parse(ReplayReply, message[-1])
@@ -195,19 +202,30 @@ class VerdictStream:
             self._patient_until = self._ask_at if behind else 0.0
 
     def _take_replayed(self, reply: ReplayReply, request: ReplayRequest) -> None:
+        verdicts = [Verdict.from_map(values) for values in reply.verdicts]
         if self._expected is None:
             self._expected = self._position = min((reply.next, *self._ahead))
-        elif reply.next < request.first:
+        elif self._is_another_journal(reply, request, verdicts):
             self._lose(reply.oldest, emptied=True)
         elif reply.oldest > self._expected:
             self._lose(reply.oldest, emptied=False)
         before = self._expected
-        for values in reply.verdicts:
-            self._take(Verdict.from_map(values))
+        for verdict in verdicts:
+            self._take(verdict)
         self.replayed += self._expected - before
         self._catch_up()
+
+    def _is_another_journal(self, reply: ReplayReply, request: ReplayRequest, verdicts: Sequence[Verdict]) -> bool:
+        """Whether verdicts that were had already are no longer there, or others stand in their place."""
+        tail = self._request_tail
+        if tail is None:
+            return reply.next < request.first
+        return reply.next <= request.first or any(
+            verdict.offset == tail.offset and verdict.identity != tail.identity for verdict in verdicts[:1]
+        )
 
     def _lose(self, oldest: int, *, emptied: bool) -> None:
         self._ready.append(OffsetsLostError(self._expected or 0, oldest, emptied=emptied))
         self._expected = oldest
+        self._tail = None
         self._ahead = {} if emptied else {o: verdict for o, verdict in self._ahead.items() if o >= oldest}

@@ -429,6 +429,29 @@ def test_an_emptied_journal_is_an_error_and_its_new_verdicts_are_delivered(line:
     assert take(stream, 3) == [0, 1, 2]
 
 
+def test_a_journal_emptied_after_its_first_verdict_is_noticed(line: Line, stream: VerdictStream) -> None:
+    send(line, 1)
+    assert take(stream, 1) == [0]
+    line.journal.verdicts.clear()
+    with pytest.raises(OffsetsLostError, match="emptied"):
+        next(stream)
+    send(line, 1)
+    assert take(stream, 1) == [0]
+
+
+def test_an_emptied_journal_that_has_grown_further_than_before_is_noticed(line: Line, stream: VerdictStream) -> None:
+    send(line, 3)
+    assert take(stream, 3) == [0, 1, 2]
+    line.crash()
+    line.journal.verdicts.clear()
+    line.silent = True
+    line.start()
+    send(line, 5, "right")
+    with pytest.raises(OffsetsLostError, match="emptied"):
+        next(stream)
+    assert take(stream, 5) == [0, 1, 2, 3, 4]
+
+
 def test_a_stream_without_verdicts_raises_after_its_timeout_and_can_be_read_on(line: Line) -> None:
     with VerdictStream(line.verdicts, line.replay_address, from_offset=0, timeout=0.05) as stream:
         with pytest.raises(TimeoutError):
