@@ -1,7 +1,5 @@
 """The daemon's life: bind, load, rehearse, serve, reload, drain; signals, systemd, and the death of a thread."""
 
-import fcntl
-import json
 import os
 import signal
 import socket
@@ -13,24 +11,23 @@ from contextlib import ExitStack, suppress
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import IO, Final
+from typing import Final
 
 import structlog
 
 from daemon.config import Settings, load_settings
-from daemon.endpoints import ADDRESSES_FILE
-from daemon.errors import ConfigError, DaemonError, NotRunningError
+from daemon.errors import ConfigError, DaemonError
 from daemon.health import HealthServer
 from daemon.logs import set_up_logging
 from daemon.notify import Notifier
 from daemon.recipes import RecipeSet, load_recipes
+from daemon.state_folder import StateFolder
 from daemon.stations import Stations, open_stations
 from daemon.telemetry import Telemetry
 from patchcore_engine.errors import PatchcoreError
 
 log = structlog.get_logger()
 
-PID_FILE: Final = "daemon.pid"
 TICK_S: Final = 0.5
 
 
@@ -55,7 +52,7 @@ class Service:
         """Serve until SIGTERM or SIGINT. Raises DaemonError and PatchcoreError while starting."""
         with ExitStack() as resources:
             self._install(resources)
-            self._hold_state_dir(resources)
+            state = resources.enter_context(StateFolder(self._settings.service.state_dir))
             self._telemetry.started.set_to_current_time()
             stations = self._stations = open_stations(self._settings, self._telemetry, self._journal_changed)
             resources.callback(stations.close)
@@ -68,9 +65,9 @@ class Service:
                 health.start()
             self._telemetry.watch(self._telemetry.healthy, lambda: float(self.healthy()[0]))
             self._telemetry.watch(self._telemetry.ready, lambda: float(self.ready()[0]))
-            self._write_addresses(
-                {**stations.addresses, "telemetry": health.address if health is not None else ""}, resources
-            )
+            addresses = {**stations.addresses, "telemetry": health.address if health is not None else ""}
+            state.write_addresses(addresses)
+            log.info("bound", **addresses)
             self._notifier.status("Loading banks")
             stations.pipeline.start()
             self._load()
@@ -86,6 +83,10 @@ class Service:
                 # Whatever thread is left may wait for the one that died.
                 self._flush_and_exit(1)
             self._drain(stations)
+            engine_idle = stations.pipeline.engine_idle()
+        if not engine_idle:
+            # The engine never came back: Python would wait for it, or crash in its destructors.
+            self._flush_and_exit(0)
         return 0
 
     def healthy(self) -> tuple[bool, str]:
@@ -135,33 +136,6 @@ class Service:
     def _ring(self) -> None:
         with suppress(OSError):
             self._bell_writer.send(b"\0")
-
-    def _hold_state_dir(self, resources: ExitStack) -> None:
-        """Make the state folder and keep a lock in it, so that no second daemon shares the journal."""
-        folder = self._settings.service.state_dir
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            file: IO[str] = resources.enter_context((folder / PID_FILE).open("a+", encoding="ascii"))
-        except OSError as error:
-            raise ConfigError(f"service.state_dir = {folder} can't be used: {error.strerror}.") from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError(
-                f"service.state_dir = {folder} is used by another daemon: give this one a folder of its own."
-            ) from error
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        resources.callback(file.truncate, 0)
-
-    def _write_addresses(self, addresses: dict[str, str], resources: ExitStack) -> None:
-        path = self._settings.service.state_dir / ADDRESSES_FILE
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(addresses, indent=2) + "\n", encoding="utf-8")
-        partial.replace(path)
-        resources.callback(path.unlink, missing_ok=True)
-        log.info("bound", **addresses)
 
     def _load(self) -> None:
         stations = self._stations_or_fail()
@@ -235,15 +209,11 @@ class Service:
 
     def _drain(self, stations: Stations) -> None:
         self._draining = True
-        self._notifier.stopping()
+        self._notifier.stopping(self._settings.service.drain_s)
         log.info("draining", drain_s=self._settings.service.drain_s)
         begin = time.monotonic()
         cut_off = stations.drain(self._settings.service.drain_s)
         log.info("stopped", shutting_down=cut_off, seconds=round(time.monotonic() - begin, 3))
-        if not stations.pipeline.engine_idle():
-            # The engine never came back: Python would wait for it, or crash in its destructors.
-            stations.close()
-            self._flush_and_exit(0)
 
     def _flush_and_exit(self, status: int) -> None:
         sys.stdout.flush()
@@ -279,18 +249,3 @@ def run_service(config: Path) -> int:
     telemetry = Telemetry(registry)
     telemetry.build.info({name: version(name) for name in ("patchline", "mindspore", "faiss-cpu", "numpy")})
     return Service(config, telemetry).run()
-
-
-def signal_reload(state_dir: Path) -> int:
-    """Ask the daemon with this state folder to reload; return its process id. Raises NotRunningError."""
-    try:
-        with (state_dir / PID_FILE).open(encoding="ascii") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                pid = int(file.read())
-                os.kill(pid, signal.SIGHUP)
-                return pid
-    except (OSError, ValueError) as error:
-        raise NotRunningError(f"The daemon of {state_dir} can't be told to reload: {error}.") from error
-    raise NotRunningError(f"No daemon runs with {state_dir} as its state folder: the bank serves from its next start.")

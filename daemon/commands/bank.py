@@ -133,7 +133,7 @@ def _reload_daemon(config: Path | None) -> None:
         typer.echo("A running daemon takes it up on SIGHUP (systemctl reload patchline), or at once with --config.")
         return
     from daemon.config import load_settings
-    from daemon.service import signal_reload
+    from daemon.state_folder import signal_reload
 
     pid = signal_reload(load_settings(config).service.state_dir)
     typer.echo(f"The daemon (process {pid}) reloads: its log and metrics tell the outcome.")

@@ -54,6 +54,20 @@ def test_what_cant_be_finished_in_time_is_journalled_as_shutting_down(start_daem
     assert verdicts[-1].reason is Reason.SHUTTING_DOWN
 
 
+def test_an_engine_that_never_comes_back_doesnt_hold_up_the_stop(
+    start_daemon: Start, tmp_path: Path, sleeping_banks: Path
+) -> None:
+    text = "[engine]\nsleep_ms = 6000\nbatch_sizes = [1]\n[service]\ndrain_s = 0.1\n"
+    recipes = '[recipes.caps]\nbank = "caps"\ncameras = ["*"]\n'
+    daemon = start_daemon(config=write_config(tmp_path / "daemon", sleeping_banks, text, recipes=recipes))
+    with PushCamera(daemon.addresses["push"], "cam1") as camera:
+        camera.send(good_part(0))
+        until(lambda: metric(daemon, "patchline_in_flight_frames") == 1)
+    assert daemon.stop() == 0
+    assert [verdict.reason for verdict in journalled(daemon)] == [Reason.SHUTTING_DOWN]
+    assert not (tmp_path / "daemon" / "state" / "addresses.json").exists()
+
+
 def test_a_reload_swaps_the_bank_and_loses_no_part(start_daemon: Start, tmp_path: Path) -> None:
     banks = tmp_path / "banks"
     old = fit_sleeping_bank(tmp_path / "a", banks, "caps")
