@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from daemon.config import Settings
 from daemon.push_camera import PushCamera
 from tests.deploy.sleeping_line import CAMERA, RECIPE, good_part, write_bank, write_config
 
@@ -115,7 +116,9 @@ def test_systemd_hears_ready_reloading_and_stopping_in_their_order(tmp_path):
         assert int(systemd.hear_until("RELOADING")["MONOTONIC_USEC"]) >= before_us
         systemd.hear_until("READY")
         systemd.process.send_signal(signal.SIGTERM)
-        systemd.hear_until("STOPPING")
+        stopping = systemd.hear_until("STOPPING")
+        for limit in ("WATCHDOG_USEC", "EXTEND_TIMEOUT_USEC"):
+            assert int(stopping[limit]) > Settings().service.drain_s * 1e6
         assert systemd.process.wait(PATIENCE_S) == 0
         systemd.hear_what_was_sent()
         assert systemd.order() == ["READY", "RELOADING", "READY", "STOPPING"]
