@@ -74,9 +74,7 @@ def fit_real_banks(folder: Path) -> Path:
             picture = folder / recipe / f"{number:03}.png"
             picture.write_bytes(encode_png(good_part(1000 * seed + number)))
             pictures.append(picture)
-        settings = FitSettings(
-            recipe=recipe, backbone="efficientnet_lite0", geometry=geometry, coreset_ratio=0.1, seed=seed
-        )
+        settings = FitSettings(recipe=recipe, geometry=geometry, coreset_ratio=0.1, seed=seed)
         version = save(fit(pictures, extractor, settings).bank, folder / "banks", recipe).name
         activate(folder / "banks", recipe, version)
     return folder / "banks"
