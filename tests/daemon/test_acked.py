@@ -195,6 +195,17 @@ def test_no_more_senders_than_the_limit_are_welcomed(tmp_path: Path) -> None:
         hello(first)
 
 
+def test_a_sender_that_reads_nothing_loses_its_session_and_holds_up_no_other(line: Line, sender: Peer) -> None:
+    with Peer(zmq.DEALER, line.acked, b"right/1") as deaf:
+        deaf.socket.rcvhwm = 1
+        session = parse(Welcome, deaf.ask(HELLO, Hello(camera="right", stream=1).pack())[1]).session
+        while not line.ingest.door.counts.unsent:
+            for _ in range(1000):
+                deaf.send(PING, session)
+        sender.send(FRAME, hello(sender).session, frame(1), PNG)
+        assert acknowledgement(sender).seq == 1
+
+
 @pytest.mark.parametrize(
     "message",
     [
