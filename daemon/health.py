@@ -1,14 +1,18 @@
 """/metrics, /healthz and /readyz on one small HTTP server. GET only."""
 
+import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
 
+import structlog
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from daemon.errors import BindError
+
+log = structlog.get_logger()
 
 # A client that sends nothing is let go after this many seconds.
 CLIENT_TIMEOUT_S: Final = 5.0
@@ -61,8 +65,11 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 32
 
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that hangs up is no event."""
+    def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002  (the base class's names)
+        """A client that hangs up is no event; anything else is logged, and the next request is served."""
+        error = sys.exception()
+        if not isinstance(error, ConnectionError | TimeoutError):
+            log.error("health_request_failed", exc_info=error)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -247,5 +247,6 @@ def run_service(config: Path) -> int:
     registry = prometheus_client.CollectorRegistry()
     prometheus_client.ProcessCollector(registry=registry)
     telemetry = Telemetry(registry)
-    telemetry.build.info({name: version(name) for name in ("patchline", "mindspore", "faiss-cpu", "numpy")})
+    libraries = ("patchline", "mindspore", "faiss-cpu", "numpy")
+    telemetry.build.info({name.replace("-", "_"): version(name) for name in libraries})
     return Service(config, telemetry).run()

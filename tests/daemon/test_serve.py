@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import zmq
+from prometheus_client.parser import text_string_to_metric_families
 
 from daemon.messages import HeatmapHeader
 from daemon.outcomes import Outcome, Reason
@@ -67,6 +68,9 @@ def test_health_readiness_and_metrics_are_served(start_daemon: Start) -> None:
     assert metric(daemon, "patchline_ready") == 1
     assert metric(daemon, "patchline_journal_available") == 1
     assert page(daemon, "/other")[0] == 404
+    families = {family.name: family for family in text_string_to_metric_families(page(daemon, "/metrics")[1])}
+    (build,) = families["patchline_build_info"].samples
+    assert set(build.labels) == {"patchline", "mindspore", "faiss_cpu", "numpy"}
 
 
 def test_bad_frames_get_their_reason_and_the_rest_is_judged(start_daemon: Start) -> None:

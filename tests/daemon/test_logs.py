@@ -1,0 +1,46 @@
+"""The log: one JSON object per line for machines, text for a person at a terminal."""
+
+import json
+import os
+import pty
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from daemon.logs import set_up_logging
+
+
+@pytest.fixture(autouse=True)
+def restored_logging() -> Iterator[None]:
+    yield
+    structlog.reset_defaults()
+
+
+def test_a_file_gets_one_json_object_per_line(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w+") as stream:
+        set_up_logging("info", stream)
+        log = structlog.get_logger()
+        log.info("ready", recipes={"caps": "v1"})
+        log.debug("not_shown")
+        try:
+            raise ValueError("of a test")  # noqa: TRY301
+        except ValueError as error:
+            log.error("engine_failed", exc_info=error)  # noqa: TRY400  (as the pipeline does)
+        stream.seek(0)
+        first, second = (json.loads(line) for line in stream)
+    assert (first["event"], first["level"], first["recipes"]) == ("ready", "info", {"caps": "v1"})
+    assert "timestamp" in first
+    assert "ValueError: of a test" in second["exception"]
+
+
+def test_a_terminal_gets_text() -> None:
+    controller, terminal = pty.openpty()
+    with os.fdopen(terminal, "w") as stream, os.fdopen(controller, "rb", buffering=0) as screen:
+        set_up_logging("info", stream)
+        structlog.get_logger().info("ready", recipes=2)
+        stream.flush()
+        text = screen.read(4096).decode()
+    assert "ready" in text
+    assert not text.startswith("{")
