@@ -38,10 +38,14 @@ format: $(STAMP) ## put the source into the house format
 	$(BIN)/ruff format .
 
 bench: $(STAMP) ## print the project's speed figures
-	$(BIN)/patchline bench $(BENCH_ARGS)
+	$(BIN)/python -m tests.benchmarks $(BENCH_ARGS)
 
-chaos: $(STAMP) ## kill the daemon CHAOS_CYCLES times under load and account for every part
-	$(BIN)/python -m tests.e2e.chaos --cycles $(CHAOS_CYCLES)
+chaos: $(STAMP) ## kill daemon and subscriber CHAOS_CYCLES times under load, then overload; account for every part
+	$(BIN)/python -m tests.e2e.chaos --cycles $(CHAOS_CYCLES) --kill daemon
+	$(BIN)/python -m tests.e2e.chaos --cycles $(CHAOS_CYCLES) --kill subscriber
+	$(BIN)/python -m tests.e2e.chaos --cycles $(CHAOS_CYCLES) --kill both
+	$(BIN)/python -m tests.e2e.chaos --cycles 10 --real-engine
+	$(BIN)/python -m tests.e2e.chaos --overload 60
 
 # Hashes cover every platform's wheels; the lock names versions and no index, so any mirror of PyPI serves it.
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
