@@ -8,7 +8,7 @@ STAMP := $(VENV)/.patchline-installed
 CHAOS_CYCLES ?= 100
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
-BENCH_ARGS ?=
+BENCH_ARGS ?= all
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
