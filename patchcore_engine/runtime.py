@@ -25,7 +25,7 @@ class ProcessSettings:
     """What `prepare_process` found and did.
 
     `onednn_max_cpu_isa`: the value in force, None where oneDNN chooses.
-    `isa_guard`: "set" by us, "kept" as the user had it, or "not needed" on this processor.
+    `isa_guard`: "set" by this call, "kept" as it was found, or "not needed" on this processor.
     """
 
     onednn_max_cpu_isa: str | None

@@ -5,7 +5,7 @@ Plain values without MindSpore, so that weights can be listed, checked and conve
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +101,10 @@ class ResNet:
         """Channels of layer2's and layer3's outputs."""
         return self.layers[1][-1].main[-1].out_channels, self.layers[2][-1].main[-1].out_channels
 
+    def leaves_aside(self, tensor: str) -> bool:
+        """Tell whether `tensor` belongs to the part of the published network that isn't used here."""
+        return tensor.startswith(("layer4.", "fc."))
+
     @property
     def convolutions(self) -> tuple[Convolution, ...]:
         """Every convolution, in the order of computation."""
@@ -117,6 +121,9 @@ class InvertedResidualBlock:
     depthwise: Convolution
     project: Convolution
     residual: bool
+
+
+_LITE0_BLOCKS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +167,11 @@ class EfficientNetLite:
         """Channels of the two outputs."""
         fine, coarse = (self.blocks[index].project.out_channels for index in self.outputs)
         return fine, coarse
+
+    def leaves_aside(self, tensor: str) -> bool:
+        """Tell whether `tensor` belongs to the part of the published network that isn't used here."""
+        deeper = tuple(f"_blocks.{index}." for index in range(self.outputs[1] + 1, _LITE0_BLOCKS))
+        return tensor.startswith((*deeper, "_conv_head.", "_bn1.", "_fc."))
 
     @property
     def convolutions(self) -> tuple[Convolution, ...]:

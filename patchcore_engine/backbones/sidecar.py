@@ -53,7 +53,7 @@ def read_sidecar(network: Path) -> Sidecar:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         version = content.pop("format_version")
-    except (OSError, ValueError, AttributeError, KeyError) as error:
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise WeightsFormatError(f"{path} isn't the description of an exported network.") from error
     if version != FORMAT_VERSION:
         raise WeightsFormatError(f"{path} has format version {version}; this program reads {FORMAT_VERSION}.")

@@ -5,9 +5,12 @@ the stream before it (magic number, protocol, system, table of tensors, keys of 
 length and its elements). Source: torch/serialization.py.
 """
 
+import errno
 import io
+import struct
 import zipfile
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -24,8 +27,19 @@ _LEGACY_MAGIC: Final = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL: Final = 1001
 
 
-def read_torch_file(path: Path, names: Collection[str]) -> dict[str, NDArray[Any]]:
-    """Read those tensors of a `.pth` file that `names` asks for, as they are stored (views, not to be written to).
+@dataclass(frozen=True, slots=True)
+class TorchFile:
+    """`tensors`: those that were asked for, as they are stored (views, not to be written to).
+
+    `names`: of every tensor in the file.
+    """
+
+    tensors: dict[str, NDArray[Any]]
+    names: tuple[str, ...]
+
+
+def read_torch_file(path: Path, names: Collection[str]) -> TorchFile:
+    """Read those tensors of a `.pth` file that `names` asks for and the file holds.
 
     Nothing in the file is run, and no more memory is taken than the file is large. Raises WeightsFormatError for
     anything but a dictionary of tensors, WeightsMissingError where the file can't be opened.
@@ -41,7 +55,7 @@ def read_torch_file(path: Path, names: Collection[str]) -> dict[str, NDArray[Any
         raise WeightsFormatError(f"{path} can't be used: {error}") from error
 
 
-def _read(file: IO[bytes], size: int, names: Collection[str]) -> dict[str, NDArray[Any]]:
+def _read(file: IO[bytes], size: int, names: Collection[str]) -> TorchFile:
     if size > MAX_FILE_BYTES:
         raise WeightsFormatError(f"it is larger than {MAX_FILE_BYTES // 1024**3} GiB.")
     is_zip = file.read(4) == b"PK\x03\x04"
@@ -49,7 +63,7 @@ def _read(file: IO[bytes], size: int, names: Collection[str]) -> dict[str, NDArr
     return _read_zip(file, size, names) if is_zip else _read_legacy(file, size, names)
 
 
-def _read_zip(file: IO[bytes], size: int, names: Collection[str]) -> dict[str, NDArray[Any]]:
+def _read_zip(file: IO[bytes], size: int, names: Collection[str]) -> TorchFile:
     try:
         with zipfile.ZipFile(file) as archive:
             entries = {entry.filename: entry for entry in archive.infolist()}
@@ -64,19 +78,24 @@ def _read_zip(file: IO[bytes], size: int, names: Collection[str]) -> dict[str, N
                 raise WeightsFormatError("it was written on a big-endian machine.")
             if entries[tables[0]].file_size > MAX_TABLE_BYTES:
                 raise WeightsFormatError("its table of tensors is too large.")
-            wanted = _wanted(read_pickle(io.BytesIO(archive.read(tables[0]))), names)
+            table = read_pickle(io.BytesIO(archive.read(tables[0])))
+            wanted = _wanted(table, names)
             storages = {}
             for storage in _distinct(wanted.values(), size):
                 entry = entries.get(f"{root}data/{storage.key}")
                 if entry is None or entry.file_size != storage.nbytes:
                     raise WeightsFormatError(f"its stored data {storage.key} is missing or has another length.")
                 storages[storage.key] = archive.read(entry)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, OverflowError, struct.error) as error:
         raise WeightsFormatError("its zip archive is damaged.") from error
-    return {name: _view(tensor, storages[tensor.storage.key]) for name, tensor in wanted.items()}
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise WeightsFormatError("its zip archive is damaged.") from error  # it points before the file's beginning
+    return _file(table, wanted, storages)
 
 
-def _read_legacy(file: IO[bytes], size: int, names: Collection[str]) -> dict[str, NDArray[Any]]:
+def _read_legacy(file: IO[bytes], size: int, names: Collection[str]) -> TorchFile:
     if read_pickle(file) != _LEGACY_MAGIC or read_pickle(file) != _LEGACY_PROTOCOL:
         raise WeightsFormatError("it isn't a PyTorch weights file.")
     system = read_pickle(file)
@@ -101,7 +120,12 @@ def _read_legacy(file: IO[bytes], size: int, names: Collection[str]) -> dict[str
     for storage in needed.values():
         if len(storages.get(storage.key, b"")) != storage.nbytes:
             raise WeightsFormatError(f"its stored data {storage.key} is missing or has another length.")
-    return {name: _view(tensor, storages[tensor.storage.key]) for name, tensor in wanted.items()}
+    return _file(table, wanted, storages)
+
+
+def _file(table: dict[str, Any], wanted: dict[str, TensorReference], storages: dict[str, bytes]) -> TorchFile:
+    tensors = {name: _view(tensor, storages[tensor.storage.key]) for name, tensor in wanted.items()}
+    return TorchFile(tensors, tuple(name for name, value in table.items() if isinstance(value, TensorReference)))
 
 
 def _wanted(table: Any, names: Collection[str]) -> dict[str, TensorReference]:
@@ -121,10 +145,13 @@ def _distinct(tensors: Iterable[TensorReference], size: int) -> list[StorageRefe
 
 def _view(tensor: TensorReference, data: bytes) -> NDArray[Any]:
     itemsize = tensor.storage.dtype.itemsize
-    return np.ndarray(
-        tensor.shape,
-        tensor.storage.dtype,
-        buffer=data,
-        offset=tensor.offset * itemsize,
-        strides=[stride * itemsize for stride in tensor.strides],
-    )
+    try:
+        return np.ndarray(
+            tensor.shape,
+            tensor.storage.dtype,
+            buffer=data,
+            offset=tensor.offset * itemsize,
+            strides=[stride * itemsize for stride in tensor.strides],
+        )
+    except (ValueError, TypeError, OverflowError) as error:
+        raise WeightsFormatError("a tensor reaches beyond its stored data.") from error

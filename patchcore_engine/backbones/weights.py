@@ -2,15 +2,16 @@
 
 import hashlib
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from patchcore_engine.backbones.checkpoint import read_checkpoint, write_checkpoint
+from patchcore_engine.backbones.download import check_digest
 from patchcore_engine.backbones.random_weights import random_tensors
 from patchcore_engine.backbones.registry import BackboneSpec
 from patchcore_engine.backbones.torch_file import read_torch_file
@@ -55,14 +56,17 @@ def load_weights(source: str | Path | None, spec: BackboneSpec, *, weights_dir: 
 
     `source`: a `.pth` or `.ckpt` file, "random:SEED", or None for the published weights from `weights_dir`
     (default: `default_weights_dir()`) or the Python package that holds them.
-    Raises WeightsMissingError that says how to get them, and WeightsFormatError for a file that doesn't fit.
+    Raises WeightsMissingError that says how to get them, WeightsFormatError for a file that doesn't fit, and
+    DigestMismatchError for one that bears the published name and isn't the published file.
     """
     if isinstance(source, str) and source.startswith(RANDOM_PREFIX):
         return random_weights(spec, source.removeprefix(RANDOM_PREFIX))
     path = find_published(spec, weights_dir or default_weights_dir()) if source is None else Path(source)
     if not path.is_file():
         raise WeightsMissingError(f"There is no weights file {path}.")
-    tensors = select_tensors(read_tensors(path, spec.tensors), spec, path)
+    if path.name == spec.published.file_name:
+        check_digest(path, spec.published)
+    tensors = read_tensors(path, spec)
     return Weights(tensors, tensors_digest(tensors), str(path))
 
 
@@ -95,19 +99,34 @@ def find_published(spec: BackboneSpec, weights_dir: Path) -> Path:
     )
 
 
-def read_tensors(path: Path, names: Collection[str]) -> dict[str, NDArray[Any]]:
-    """Read those tensors of a `.pth` or `.ckpt` file that `names` asks for and the file holds."""
-    return read_torch_file(path, names)
+def convert(source: Path, spec: BackboneSpec, target: Path) -> Weights:
+    """Write the tensors of `source` that `spec` uses to a MindSpore checkpoint `target`, which has the same digest.
+
+    Raises what `load_weights` raises.
+    """
+    weights = load_weights(source, spec)
+    write_checkpoint(target, weights.tensors)
+    return weights
 
 
-def select_tensors(
-    tensors: Mapping[str, NDArray[Any]], spec: BackboneSpec, path: Path
-) -> dict[str, NDArray[np.float32]]:
-    """Return the tensors that `spec` uses; raises WeightsFormatError that names what is missing or misshapen."""
+def read_tensors(path: Path, spec: BackboneSpec) -> dict[str, NDArray[np.float32]]:
+    """Read the tensors of a `.pth` or `.ckpt` file that `spec` uses.
+
+    Raises WeightsFormatError that names the tensors that are missing, unknown or of another shape.
+    """
     wanted = spec.tensors
+    if path.suffix == ".ckpt":
+        tensors = read_checkpoint(path)
+        names = tuple(tensors)
+    else:
+        file = read_torch_file(path, wanted)
+        tensors, names = file.tensors, file.names
     missing = [name for name in wanted if name not in tensors]
-    if missing:
-        raise WeightsFormatError(f"{path} doesn't fit {spec.name}: it lacks {_named(missing)}.")
+    unknown = [name for name in names if name not in wanted and not _is_expected(name, spec)]
+    if missing or unknown:
+        faults = [f"it lacks {_named(missing)}"] if missing else []
+        faults += [f"it holds the unknown {_named(unknown)}"] if unknown else []
+        raise WeightsFormatError(f"{path} doesn't fit {spec.name}: {' and '.join(faults)}.")
     misshapen = [name for name, shape in wanted.items() if tensors[name].shape != shape]
     if misshapen:
         first = misshapen[0]
@@ -115,7 +134,15 @@ def select_tensors(
             f"{path} doesn't fit {spec.name}: {_named(misshapen)} have other shapes "
             f"({first} is {list(tensors[first].shape)}, not {list(wanted[first])})."
         )
-    return {name: np.ascontiguousarray(tensors[name], dtype=np.float32) for name in wanted}
+    selected = {name: np.ascontiguousarray(tensors[name], dtype=np.float32) for name in wanted}
+    broken = [name for name, tensor in selected.items() if not np.isfinite(tensor).all()]
+    if broken:
+        raise WeightsFormatError(f"{path} can't be used: {_named(broken)} hold values that aren't numbers.")
+    return selected
+
+
+def _is_expected(name: str, spec: BackboneSpec) -> bool:
+    return name.endswith(".num_batches_tracked") or spec.architecture.leaves_aside(name)
 
 
 def _named(names: list[str]) -> str:
