@@ -1,6 +1,7 @@
 """The stages together in one process: real bank, real journal, frames handed over as ingest would."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from daemon.messages import FrameHeader, HeatmapHeader, Verdict
 from daemon.outcomes import Outcome, Reason
 from daemon.pipeline import Pipeline
 from daemon.recipes import load_recipes
+from daemon.retention import NS_PER_DAY, Retention
 from daemon.streams import StreamLedger
 from daemon.telemetry import Telemetry
 from patchcore_engine.images import encode_png
@@ -71,7 +73,7 @@ class Line:
         self.settings = settings
         self.listener = Listener()
         self.telemetry = Telemetry(CollectorRegistry())
-        self.journal = Journal(settings.journal_dir / "journal.sqlite")
+        self.journal = Journal(settings.journal_dir / "journal.sqlite", Retention(max_age_days=1))
         ledger = StreamLedger(
             max_cameras=settings.intake.max_cameras,
             max_streams=settings.intake.max_streams,
@@ -159,21 +161,29 @@ def test_a_part_sent_again_after_its_verdict_is_answered_from_the_journal(make_l
     assert line.telemetry.registry.get_sample_value("patchline_duplicate_frames_total", {"camera": "cam1"}) == 1
 
 
+def test_a_part_that_comes_after_it_was_told_missing_is_answered_so(make_line: Callable[..., Line]) -> None:
+    line = make_line()
+    line.pipeline.start()
+    line.receive(0)
+    line.receive(5)
+    line.listener.wait_for(lambda listener: len(listener.acknowledged) == 2)
+    line.receive(3)
+    line.listener.wait_for(lambda listener: len(listener.acknowledged) == 3)
+    _reply, verdict, duplicate = line.listener.acknowledged[2]
+    assert duplicate
+    assert verdict is not None
+    assert (verdict.seq, verdict.reason) == (3, Reason.MISSING)
+
+
 def test_a_part_whose_verdict_is_no_longer_kept_is_still_a_duplicate(make_line: Callable[..., Line]) -> None:
     line = make_line()
     line.pipeline.start()
     line.receive(0)
-    line.receive(1)
-    line.published(2)
-    line.receive(5)
-    line.published(6)
-    line.listener.wait_for(lambda listener: len(listener.acknowledged) == 3)
-    assert line.receive(3) is Answer.TAKEN
-    line.listener.wait_for(lambda listener: len(listener.acknowledged) == 4)
-    _reply, verdict, duplicate = line.listener.acknowledged[3]
-    assert duplicate
-    assert verdict is not None
-    assert verdict.reason is Reason.MISSING
+    line.listener.wait_for(lambda listener: len(listener.acknowledged) == 1)
+    assert line.journal.prune(time.time_ns() + 10 * NS_PER_DAY) == 1
+    line.receive(0)
+    line.listener.wait_for(lambda listener: len(listener.acknowledged) == 2)
+    assert line.listener.acknowledged[1] == (ReplyToken(b"sender", b"session", 7, 0), None, True)
 
 
 def test_verdicts_leave_in_the_order_of_parts_whatever_became_of_them(make_line: Callable[..., Line]) -> None:
