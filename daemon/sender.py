@@ -33,8 +33,8 @@ from daemon.protocol import (
 )
 from daemon.sockets import Waker, ZmqContext, ZmqSocket, connect, open_socket
 
-# A HELLO that is not answered for so long went to a dead peer.
-HELLO_TIMEOUT_S: Final = 2.0
+# A daemon that loads its banks answers HELLO when it is ready; a dead one is noticed by ZeroMQ's own heartbeats.
+HELLO_TIMEOUT_S: Final = 15.0
 HELLO_RETRY_S: Final = 0.1
 RECONNECT_MS: Final = 50
 RECONNECT_MAX_MS: Final = 200
