@@ -3,8 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from daemon.commands.push import push
 from daemon.errors import ConfigError, NotRunningError

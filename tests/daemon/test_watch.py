@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 import typer
 import zmq
-from click.testing import Result
 from rich.console import Console
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from daemon.commands.watch import watch
 from daemon.heatmap_files import HeatmapFiles

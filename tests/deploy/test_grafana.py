@@ -25,28 +25,28 @@ pytestmark = pytest.mark.parametrize(
 )
 
 
-def test_every_panel_uses_metrics_that_the_daemon_exposes(board):
+def test_every_panel_uses_metrics_that_the_daemon_exposes(board: dict[str, Any]) -> None:
     used = {name for expression in expressions(board) for name in METRIC.findall(expression)}
     recorded = {name for expression in expressions(board) for name in RECORDED.findall(expression)}
     assert used <= exposed_names()
     assert recorded <= recorded_names()
 
 
-def test_every_panel_selects_label_values_that_the_daemon_exposes(board):
+def test_every_panel_selects_label_values_that_the_daemon_exposes(board: dict[str, Any]) -> None:
     known = exposed_label_values()
     for expression in expressions(board):
         for label, value in re.findall(r'(\w+)(?:=|!=)"([^"$]*)"', expression):
             assert value in known[label]
 
 
-def test_every_panel_has_an_id_of_its_own_and_a_title(board):
+def test_every_panel_has_an_id_of_its_own_and_a_title(board: dict[str, Any]) -> None:
     ids = [panel["id"] for panel in panels(board)]
     assert len(ids) == len(set(ids))
     assert all(panel["title"] for panel in panels(board))
     assert all(panel["description"] for panel in panels(board) if panel["type"] != "row")
 
 
-def test_no_two_panels_lie_on_each_other(board):
+def test_no_two_panels_lie_on_each_other(board: dict[str, Any]) -> None:
     taken: dict[tuple[int, int], str] = {}
     for panel in panels(board):
         place = panel["gridPos"]
@@ -57,7 +57,7 @@ def test_no_two_panels_lie_on_each_other(board):
             assert taken.setdefault(cell, panel["title"]) == panel["title"]
 
 
-def test_no_data_source_is_hard_coded(board):
+def test_no_data_source_is_hard_coded(board: dict[str, Any]) -> None:
     def sources(value: Any) -> list[Any]:
         if isinstance(value, list):
             return [source for item in value for source in sources(item)]
@@ -72,13 +72,13 @@ def test_no_data_source_is_hard_coded(board):
     assert [v["name"] for v in board["templating"]["list"] if v["type"] == "datasource"] == ["datasource"]
 
 
-def test_every_variable_that_a_panel_uses_is_declared(board):
+def test_every_variable_that_a_panel_uses_is_declared(board: dict[str, Any]) -> None:
     declared = {variable["name"] for variable in board["templating"]["list"]} | {"__rate_interval"}
     used = {name for expression in expressions(board) for name in re.findall(r"\$\{?(\w+)", expression)}
     assert used <= declared
 
 
-def test_the_line_is_seen_at_a_glance(board):
+def test_the_line_is_seen_at_a_glance(board: dict[str, Any]) -> None:
     shown = " ".join(expressions(board))
     for metric in (
         "patchline_verdicts_total",
@@ -97,7 +97,7 @@ def test_the_line_is_seen_at_a_glance(board):
         assert metric in shown
 
 
-def test_the_provisioning_file_names_the_folder_that_install_fills(board):
+def test_the_provisioning_file_names_the_folder_that_install_fills(board: dict[str, Any]) -> None:
     (provider,) = yaml.safe_load((DEPLOY / "grafana/provisioning/dashboards/patchline.yml").read_text())["providers"]
     assert provider["options"]["path"] == "/opt/patchline/share/grafana/dashboards"
     assert board["uid"] == "patchline-line"

@@ -50,7 +50,7 @@ def tree(root: Path) -> dict[str, tuple[int, object]]:
 
 
 @pytest.fixture
-def environment(tmp_path):
+def environment(tmp_path: Path) -> Path:
     """A stand-in for an environment that holds patchline: install.sh links it instead of loading 1 GB."""
     folder = tmp_path / "environment"
     (folder / "bin").mkdir(parents=True)
@@ -60,7 +60,7 @@ def environment(tmp_path):
 
 
 @pytest.fixture
-def source(tmp_path):
+def source(tmp_path: Path) -> Path:
     """A copy of what install.sh reads, whose version a test may change."""
     folder = tmp_path / "source"
     for name in ("deploy", "requirements", "daemon", "patchcore_engine"):
@@ -70,7 +70,7 @@ def source(tmp_path):
     return folder
 
 
-def test_installing_twice_gives_the_same_tree(tmp_path, environment):
+def test_installing_twice_gives_the_same_tree(tmp_path: Path, environment: Path) -> None:
     root = tmp_path / "root"
     run(root, "--use-venv", str(environment), "--line", "left", "--line", "right")
     first = tree(root)
@@ -90,7 +90,7 @@ def test_installing_twice_gives_the_same_tree(tmp_path, environment):
         assert path in first
 
 
-def test_what_is_installed_is_what_is_started(tmp_path, environment):
+def test_what_is_installed_is_what_is_started(tmp_path: Path, environment: Path) -> None:
     root = tmp_path / "root"
     run(root, "--use-venv", str(environment))
     assert (root / "opt/patchline/current/bin/patchline").resolve() == environment / "bin/patchline"
@@ -99,7 +99,7 @@ def test_what_is_installed_is_what_is_started(tmp_path, environment):
     assert "ExecStart=/opt/patchline/current/bin/patchline serve --config /etc/patchline/config.toml" in unit
 
 
-def test_a_prefix_reaches_every_file_that_names_it(tmp_path, environment):
+def test_a_prefix_reaches_every_file_that_names_it(tmp_path: Path, environment: Path) -> None:
     root = tmp_path / "root"
     run(root, "--use-venv", str(environment), "--prefix", "/srv/inspection")
     assert not (root / "opt").exists()
@@ -108,7 +108,7 @@ def test_a_prefix_reaches_every_file_that_names_it(tmp_path, environment):
     assert "ExecStart=/srv/inspection/current/bin" in (root / STAGED_UNITS / "patchline@.service").read_text()
 
 
-def test_the_users_configuration_is_never_overwritten(tmp_path):
+def test_the_users_configuration_is_never_overwritten(tmp_path: Path) -> None:
     root = tmp_path / "root"
     config = root / "etc/patchline/config.toml"
     config.parent.mkdir(parents=True)
@@ -117,7 +117,7 @@ def test_the_users_configuration_is_never_overwritten(tmp_path):
     assert config.read_text() == "# mine\n"
 
 
-def test_a_new_configuration_is_valid_and_keeps_its_state_below_var_lib(tmp_path):
+def test_a_new_configuration_is_valid_and_keeps_its_state_below_var_lib(tmp_path: Path) -> None:
     root = tmp_path / "root"
     run(root, "--no-venv", "--line", "left")
     plain, left = (load_settings(root / "etc/patchline" / name) for name in ("config.toml", "left.toml"))
@@ -126,7 +126,7 @@ def test_a_new_configuration_is_valid_and_keeps_its_state_below_var_lib(tmp_path
     assert plain.banks.dir == left.banks.dir == Path("/var/lib/patchline/banks")
 
 
-def test_uninstalling_leaves_configuration_and_state_and_says_so(tmp_path, environment):
+def test_uninstalling_leaves_configuration_and_state_and_says_so(tmp_path: Path, environment: Path) -> None:
     root = tmp_path / "root"
     run(root, "--use-venv", str(environment))
     state = root / "var/lib/patchline/journal.sqlite"
@@ -146,14 +146,16 @@ def test_uninstalling_leaves_configuration_and_state_and_says_so(tmp_path, envir
     assert "/var/lib/patchline" in said
 
 
-def test_uninstalling_twice_is_no_fault(tmp_path, environment):
+def test_uninstalling_twice_is_no_fault(tmp_path: Path, environment: Path) -> None:
     root = tmp_path / "root"
     run(root, "--use-venv", str(environment))
     run(root, "--uninstall")
     run(root, "--uninstall")
 
 
-def test_an_upgrade_keeps_the_release_before_and_rollback_goes_back_to_it(tmp_path, environment, source):
+def test_an_upgrade_keeps_the_release_before_and_rollback_goes_back_to_it(
+    tmp_path: Path, environment: Path, source: Path
+) -> None:
     root, script = tmp_path / "root", source / "deploy/install.sh"
     current = root / "opt/patchline/current"
 
@@ -176,7 +178,7 @@ def test_an_upgrade_keeps_the_release_before_and_rollback_goes_back_to_it(tmp_pa
     assert current.readlink() == third
 
 
-def test_a_change_of_the_code_is_another_release(tmp_path, environment, source):
+def test_a_change_of_the_code_is_another_release(tmp_path: Path, environment: Path, source: Path) -> None:
     root, script = tmp_path / "root", source / "deploy/install.sh"
     run(root, "--use-venv", str(environment), script=script)
     before = (root / "opt/patchline/current").readlink()
@@ -199,7 +201,7 @@ def test_a_change_of_the_code_is_another_release(tmp_path, environment, source):
         (["--destdir", "/nonexistent", "--use-venv", "/nonexistent"], "bin/patchline is missing"),
     ],
 )
-def test_a_wrong_option_is_one_plain_sentence(options, words):
+def test_a_wrong_option_is_one_plain_sentence(options: list[str], words: str) -> None:
     said = refused(*options)
     assert said.startswith("error: ")
     assert words in said
@@ -207,13 +209,13 @@ def test_a_wrong_option_is_one_plain_sentence(options, words):
     assert not Path("/nonexistent").exists()
 
 
-def test_help_names_every_option():
+def test_help_names_every_option() -> None:
     shown = subprocess.run([DEPLOY / "install.sh", "--help"], capture_output=True, text=True, check=True).stdout
     for option in ("--uninstall", "--rollback", "--prefix", "--destdir", "--line", "--wheelhouse", "--no-venv"):
         assert option in shown
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
-def test_shellcheck_finds_no_fault():
+def test_shellcheck_finds_no_fault() -> None:
     result = subprocess.run(["shellcheck", DEPLOY / "install.sh"], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout

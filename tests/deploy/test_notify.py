@@ -105,7 +105,7 @@ def supervised(folder: Path, *, bank: bool = True, **options: float) -> Iterator
         supervisor.close()
 
 
-def test_systemd_hears_ready_reloading_and_stopping_in_their_order(tmp_path):
+def test_systemd_hears_ready_reloading_and_stopping_in_their_order(tmp_path: Path) -> None:
     with supervised(tmp_path) as systemd:
         assert "recipe" in systemd.hear_until("READY")["STATUS"]
         assert systemd.page("readyz") == 200
@@ -124,7 +124,7 @@ def test_systemd_hears_ready_reloading_and_stopping_in_their_order(tmp_path):
         assert systemd.order() == ["READY", "RELOADING", "READY", "STOPPING"]
 
 
-def test_a_reload_that_fails_ends_in_ready_with_its_cause(tmp_path):
+def test_a_reload_that_fails_ends_in_ready_with_its_cause(tmp_path: Path) -> None:
     with supervised(tmp_path) as systemd:
         systemd.hear_until("READY")
         (tmp_path / "banks" / RECIPE / "active").unlink()
@@ -134,7 +134,7 @@ def test_a_reload_that_fails_ends_in_ready_with_its_cause(tmp_path):
         assert systemd.page("readyz") == 200
 
 
-def test_a_daemon_that_cannot_start_never_says_ready(tmp_path):
+def test_a_daemon_that_cannot_start_never_says_ready(tmp_path: Path) -> None:
     with supervised(tmp_path) as systemd:
         systemd.hear_until("READY")
     (tmp_path / "banks" / RECIPE / "active").unlink()
@@ -146,7 +146,7 @@ def test_a_daemon_that_cannot_start_never_says_ready(tmp_path):
         assert "Traceback" not in systemd.log()
 
 
-def test_the_watchdog_is_fed_while_nothing_waits(tmp_path):
+def test_the_watchdog_is_fed_while_nothing_waits(tmp_path: Path) -> None:
     with supervised(tmp_path) as systemd:
         systemd.hear_until("READY")
         for _ in range(5):
@@ -154,7 +154,7 @@ def test_the_watchdog_is_fed_while_nothing_waits(tmp_path):
         assert systemd.page("healthz") == 200
 
 
-def test_the_watchdog_is_not_fed_while_the_engine_hangs(tmp_path):
+def test_the_watchdog_is_not_fed_while_the_engine_hangs(tmp_path: Path) -> None:
     with supervised(tmp_path, sleep_ms=5000, stuck_s=0.5) as systemd:
         systemd.hear_until("READY")
         with PushCamera(f"ipc://{systemd.state}/push", CAMERA) as camera:
@@ -168,7 +168,7 @@ def test_the_watchdog_is_not_fed_while_the_engine_hangs(tmp_path):
         assert systemd.page("healthz") == 200
 
 
-def test_a_hung_daemon_that_systemd_aborts_says_where_it_hung(tmp_path, monkeypatch):
+def test_a_hung_daemon_that_systemd_aborts_says_where_it_hung(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONFAULTHANDLER", "1")
     with supervised(tmp_path, sleep_ms=5000, stuck_s=0.5) as systemd:
         systemd.hear_until("READY")
@@ -181,7 +181,7 @@ def test_a_hung_daemon_that_systemd_aborts_says_where_it_hung(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("address", ["", "/nonexistent/notify"])
-def test_a_daemon_without_systemd_runs_all_the_same(tmp_path, address):
+def test_a_daemon_without_systemd_runs_all_the_same(tmp_path: Path, address: str) -> None:
     state = tmp_path / "state"
     state.mkdir()
     write_bank(tmp_path / "banks")
@@ -192,6 +192,7 @@ def test_a_daemon_without_systemd_runs_all_the_same(tmp_path, address):
         stderr=subprocess.PIPE,
         text=True,
     )
+    assert process.stderr is not None
     try:
         assert any('"event": "ready"' in line for line in process.stderr)
         process.terminate()

@@ -67,13 +67,13 @@ def exposure(unit: Path, *options: str) -> float:
 
 @needs_systemd
 @pytest.mark.parametrize("unit", UNITS)
-def test_a_unit_is_as_confined_as_promised(unit):
+def test_a_unit_is_as_confined_as_promised(unit: str) -> None:
     assert exposure(DEPLOY / unit) <= HIGHEST_EXPOSURE
 
 
 @needs_systemd
 @pytest.mark.parametrize("unit", UNITS)
-def test_a_unit_stays_confined_on_an_ascend_host(unit, tmp_path):
+def test_a_unit_stays_confined_on_an_ascend_host(unit: str, tmp_path: Path) -> None:
     text = (DEPLOY / unit).read_text() + (DEPLOY / "dropins/20-ascend.conf").read_text()
     path = tmp_path / unit
     path.write_text(text)
@@ -82,7 +82,7 @@ def test_a_unit_stays_confined_on_an_ascend_host(unit, tmp_path):
 
 @needs_systemd
 @pytest.mark.parametrize("with_ascend", [False, True], ids=["a CPU host", "an Ascend host"])
-def test_systemd_finds_no_fault_with_the_units(with_ascend, tmp_path):
+def test_systemd_finds_no_fault_with_the_units(with_ascend: bool, tmp_path: Path) -> None:
     newest = {
         "10-notify-reload.conf": 253,
         "15-restart-backoff.conf": 254,
@@ -101,7 +101,7 @@ def test_systemd_finds_no_fault_with_the_units(with_ascend, tmp_path):
     assert (result.returncode, result.stdout + result.stderr) == (0, "")
 
 
-def test_the_template_differs_from_the_plain_unit_by_the_line_alone():
+def test_the_template_differs_from_the_plain_unit_by_the_line_alone() -> None:
     plain, template = (settings(unit) for unit in UNITS)
     assert {key: [value.replace("/%i", "") for value in values] for key, values in template.items()} == {
         **plain,
@@ -113,7 +113,7 @@ def test_the_template_differs_from_the_plain_unit_by_the_line_alone():
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_a_unit_restarts_a_stuck_daemon_and_lets_a_stopping_one_finish(unit):
+def test_a_unit_restarts_a_stuck_daemon_and_lets_a_stopping_one_finish(unit: str) -> None:
     found = settings(unit)
     assert found["Type"] == ["notify"]
     assert found["Restart"] == ["on-failure"]
@@ -122,14 +122,14 @@ def test_a_unit_restarts_a_stuck_daemon_and_lets_a_stopping_one_finish(unit):
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_systemd_waits_longer_than_the_daemon_needs(unit):
+def test_systemd_waits_longer_than_the_daemon_needs(unit: str) -> None:
     service, found = Settings().service, settings(unit)
     assert int(found["TimeoutStartSec"][0]) > service.load_s
     assert int(found["TimeoutStopSec"][0]) > service.drain_s
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_a_unit_leaves_on_what_mindspore_needs(unit):
+def test_a_unit_leaves_on_what_mindspore_needs(unit: str) -> None:
     found = settings(unit)
     assert "MemoryDenyWriteExecute" not in found
     assert "ProcSubset" not in found
@@ -139,7 +139,7 @@ def test_a_unit_leaves_on_what_mindspore_needs(unit):
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_the_nodes_of_an_npu_are_allowed_and_no_other_device(unit):
+def test_the_nodes_of_an_npu_are_allowed_and_no_other_device(unit: str) -> None:
     found = settings(unit)
     assert found["DevicePolicy"] == ["closed"]
     nodes = {value.removesuffix(" rw") for value in found["DeviceAllow"]}
@@ -151,13 +151,13 @@ def test_the_nodes_of_an_npu_are_allowed_and_no_other_device(unit):
     }
 
 
-def test_only_the_ascend_drop_in_asks_for_the_drivers_group():
+def test_only_the_ascend_drop_in_asks_for_the_drivers_group() -> None:
     assert all("SupplementaryGroups" not in settings(unit) for unit in UNITS)
     assert "SupplementaryGroups=HwHiAiUser" in (DEPLOY / "dropins/20-ascend.conf").read_text()
 
 
 @pytest.mark.skipif(shutil.which("systemd-sysusers") is None, reason="systemd-sysusers is not installed")
-def test_the_user_and_the_folders_are_made(tmp_path):
+def test_the_user_and_the_folders_are_made(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("making users below another root needs root")
     (tmp_path / "etc").mkdir()
