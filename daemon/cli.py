@@ -44,12 +44,7 @@ def options(
 def register(commands: dict[str, str]) -> None:
     """Add each command: a group's module holds `app`, a plain command's a function of the command's name."""
     for name, module_name in commands.items():
-        try:
-            module = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            if error.name != module_name:
-                raise
-            continue
+        module = importlib.import_module(module_name)
         if hasattr(module, "app"):
             app.add_typer(module.app, name=name)
         else:

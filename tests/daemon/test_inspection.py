@@ -62,6 +62,10 @@ def refused(recipe: Recipe, one: Ticket) -> Reason:
     return result.reason
 
 
+def unexpected(error: Exception) -> None:
+    pytest.fail(f"the engine failed: {error}")
+
+
 def test_every_encoding_gives_the_same_picture(recipe: Recipe) -> None:
     part = good_part(1)
     expected = decoded(recipe, raw(part)).image.pixels
@@ -105,7 +109,7 @@ def test_a_sliver_of_a_picture_is_refused_before_it_fills_the_memory(recipe: Rec
 
 def test_a_part_is_judged_with_all_that_a_verdict_holds(recipe: Recipe) -> None:
     one = decoded(recipe, raw(bad_part(3)))
-    (judged,) = judge([one], pytest.fail)
+    (judged,) = judge([one], unexpected)
     assert isinstance(judged.result, Judgement)
     verdict = judged_verdict(judged, judged.result)
     assert verdict.verdict is Outcome.FAIL
@@ -163,5 +167,5 @@ def test_a_score_that_is_no_number_is_an_engine_error(failing: Recipe) -> None:
 
 def test_more_frames_than_the_largest_batch_are_judged_in_turns(recipe: Recipe) -> None:
     frames = [decoded(recipe, raw(good_part(seed))) for seed in range(19)]
-    judged = judge(frames, pytest.fail)
+    judged = judge(frames, unexpected)
     assert [one.frame for one in judged] == frames

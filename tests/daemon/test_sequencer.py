@@ -1,6 +1,7 @@
 """Verdicts of one camera leave in the order of its parts."""
 
 import threading
+from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -107,12 +108,12 @@ def test_what_still_owes_a_verdict_is_known() -> None:
 
 
 @given(st.lists(st.sampled_from("ab"), max_size=30), st.randoms())
-def test_every_order_of_settling_gives_the_order_of_arrival(cameras: list[str], random: "st.randoms") -> None:  # type: ignore[valid-type]
+def test_every_order_of_settling_gives_the_order_of_arrival(cameras: list[str], random: Random) -> None:
     line = Sequencer()
     parts = [ticket(seq, camera) for seq, camera in enumerate(cameras)]
     registered(line, *parts)
     shuffled = list(parts)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    random.shuffle(shuffled)
     left: list[Ticket] = []
     for part in shuffled:
         settle(line, part)

@@ -123,7 +123,7 @@ def notify_socket(tmp_path: Path) -> Iterator[tuple[socket.socket, dict[str, str
 
 def told(receiver: socket.socket, wanted: str) -> list[str]:
     """Messages up to the first that holds `wanted`."""
-    messages = []
+    messages: list[str] = []
     while not messages or wanted not in messages[-1]:
         messages.append(receiver.recv(4096).decode())
     return messages
