@@ -71,6 +71,7 @@ class Judge:
         self.accepting = True
         self.holding = False
         self.refusing = False
+        self.acknowledging = True
         self.received: list[tuple[FrameHeader, bytes, ReplyToken | None]] = []
         self.rejected: list[tuple[FrameHeader | None, MessageError, ReplyToken | None]] = []
         self.held: dict[tuple[str, int, int], tuple[Verdict, ReplyToken | None]] = {}
@@ -124,7 +125,7 @@ class Judge:
     def _settle(self, verdict: Verdict, reply: ReplyToken | None) -> None:
         verdict = self._journal.append(verdict)
         self._line.publish(verdict)
-        if reply is not None:
+        if reply is not None and self.acknowledging:
             self._line.ingest.acknowledge([(reply, verdict, False)])
 
 
@@ -154,7 +155,7 @@ class Line:
 
     def crash(self) -> None:
         """Close everything without a word to anyone."""
-        self.ingest.door.handle = lambda _parts, _count: None
+        self.ingest.door.handle = lambda parts, count: None
         self.ingest.door.reset_ended = lambda: None
         self.ingest.stop()
         self.replay.stop()

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from daemon.messages import FrameHeader, HeatmapHeader, Verdict, parse_header
 from daemon.outcomes import Outcome, Reason
@@ -37,7 +38,8 @@ def test_the_byte_example_of_a_frame_header_is_read_as_stated(text: str) -> None
 
 def test_every_field_of_every_message_is_in_a_table(text: str) -> None:
     cells = set(re.findall(r"`([a-z_]+)`", "\n".join(re.findall(r"^\|.*\|$", text, re.MULTILINE))))
-    fields = {name for model in (FrameHeader, *MODELS) for name in model.model_fields}
+    models: tuple[type[BaseModel], ...] = (FrameHeader, *MODELS)
+    fields = {name for model in models for name in model.model_fields}
     fields |= set(Verdict.__dataclass_fields__) | set(HeatmapHeader.__dataclass_fields__)
     assert fields - cells == set()
 

@@ -32,7 +32,7 @@ def journal_is_sound(path: Path) -> bool:
     """Whether the journal opens, recovers its write-ahead log and passes SQLite's own check."""
     connection = sqlite3.connect(path)
     try:
-        return connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        return bool(connection.execute("PRAGMA integrity_check").fetchone() == ("ok",))
     finally:
         connection.close()
 

@@ -110,7 +110,13 @@ def _flood(
     threads = [threading.Thread(target=sample), *floods]
     for thread in threads:
         thread.start()
-    ender = threading.Timer(seconds, lambda: (over.set(), [flood.stop() for flood in floods]))
+
+    def end() -> None:
+        over.set()
+        for flood in floods:
+            flood.stop()
+
+    ender = threading.Timer(seconds, end)
     ender.start()
     verdicts, told = [], 0
     while ender.is_alive() or told < sum(len(flood.sent) for flood in floods):

@@ -9,6 +9,7 @@ from patchcore_engine.runtime import prepare_process
 
 prepare_process()
 
+from patchcore_engine.backbones.extractor import EmbeddingMode  # noqa: E402  (see prepare_process)
 from patchcore_engine.backbones.mindspore_extractor import MindSporeExtractor  # noqa: E402  (see prepare_process)
 from patchcore_engine.backbones.registry import backbone_spec  # noqa: E402
 from patchcore_engine.backbones.weights import load_weights  # noqa: E402
@@ -26,7 +27,7 @@ def make_extractor() -> MakeExtractor:
         backbone: str = "resnet18",
         weights: str | None = "random:7",
         image_size: int = 64,
-        embedding: str = "paper",
+        embedding: EmbeddingMode = "paper",
         batch_sizes: tuple[int, ...] = (1, 2, 4),
     ) -> MindSporeExtractor:
         spec = backbone_spec(backbone)

@@ -63,7 +63,8 @@ def test_grid_and_dimension_are_those_of_the_patches(
     extractor = make_extractor(name, "random:7", size, "paper", (2,))
     patches = extractor.embed(reference_pictures(size))
     assert (extractor.grid, extractor.dimension) == ((grid, grid), dimension)
-    assert (patches.shape, patches.dtype) == ((2, grid * grid, dimension), np.float32)
+    assert patches.shape == (2, grid * grid, dimension)
+    assert patches.dtype == np.float32
 
 
 def test_a_smaller_batch_is_padded_up_and_gives_the_same_patches(make_extractor: MakeExtractor) -> None:

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from patchcore_engine.backbones.extractor import EmbeddingMode
 from patchcore_engine.embedding import bilinear_matrix, coarse_matrix, embed, nearest_matrix, pooling_matrix
 
 
@@ -15,7 +16,7 @@ def test_pooling_counts_the_zero_padding() -> None:
 
 
 def test_bilinear_doubling_has_the_known_weights() -> None:
-    expected = [[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]]
+    expected = [[1.0, 0.0], [0.75, 0.25], [0.25, 0.75], [0.0, 1.0]]
     np.testing.assert_allclose(bilinear_matrix(2, 4), expected)
 
 
@@ -37,7 +38,7 @@ def test_the_coarse_grid_is_pooled_before_it_is_upsampled() -> None:
 
 
 @pytest.mark.parametrize("mode", ["paper", "modelzoo"])
-def test_patch_vectors_are_ordered_row_by_row_with_the_fine_channels_first(mode: str) -> None:
+def test_patch_vectors_are_ordered_row_by_row_with_the_fine_channels_first(mode: EmbeddingMode) -> None:
     fine = np.zeros((2, 4, 4), np.float32)
     fine[1, 2, 0] = 9
     coarse = np.full((3, 2, 2), 5, np.float32)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from daemon.commands import weights as command
@@ -125,7 +126,7 @@ def test_the_package_of_lite0_holds_the_published_weights(tmp_path: Path) -> Non
 
 def test_the_digest_depends_on_names_shapes_and_values() -> None:
     a = np.arange(4, dtype=np.float32)
-    variants = [{"a": a}, {"b": a}, {"a": a.reshape(2, 2)}, {"a": a + 1}]
+    variants: list[dict[str, NDArray[np.float32]]] = [{"a": a}, {"b": a}, {"a": a.reshape(2, 2)}, {"a": a + 1}]
     assert len({tensors_digest(variant) for variant in variants}) == 4
     assert tensors_digest({"a": a, "b": a}) == tensors_digest({"b": a, "a": a})
 

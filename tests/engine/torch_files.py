@@ -35,7 +35,11 @@ class _Call:
         self.function, self.arguments = function, arguments
 
 
-class _Pickler(pickle._Pickler):
+# Its methods are missing from typeshed.
+_PurePickler: Any = pickle._Pickler
+
+
+class _Pickler(_PurePickler):  # type: ignore[misc]
     """The pure Python pickler, taught to write names without importing what they name."""
 
     def __init__(self, file: io.BytesIO, *, legacy: bool) -> None:
