@@ -87,7 +87,7 @@ def run_demo(settings: DemoSettings, console: Console) -> bool:
     Leaves no process behind, however it ends. Raises DemoError when a step fails.
     """
     started = time.monotonic()
-    output = prepare_output(settings.output)
+    output = prepare_output(settings.output, settings.kind)
     data, banks, state = output / "data", output / "banks", output / "state"
     heatmaps = output / "heatmaps"
     category = draw(settings, data, console)
@@ -101,7 +101,7 @@ def run_demo(settings: DemoSettings, console: Console) -> bool:
         with step(console, "Starting the daemon"):
             daemon.start()
         say_command(console, ["serve", "--config", shown(config)])
-        verdicts = _push_and_watch(settings, daemon, category / "test", parts, heatmaps, console)
+        verdicts = _push_and_watch(settings, daemon, category / "test", parts, output, console)
         status = daemon.stop()
     account = DemoAccount(parts, verdicts, daemon_status=status)
     overview = write_overview(
@@ -117,19 +117,19 @@ def run_demo(settings: DemoSettings, console: Console) -> bool:
 
 
 def _push_and_watch(
-    settings: DemoSettings, daemon: DemoDaemon, folder: Path, parts: list[str], heatmaps: Path, console: Console
+    settings: DemoSettings, daemon: DemoDaemon, folder: Path, parts: list[str], output: Path, console: Console
 ) -> list[Verdict]:
     """Let `patchline push` be the camera and follow the verdicts until all have come or the daemon falls silent."""
     addresses = daemon.addresses
-    rate = settings.rate or affordable_rate(settings.output / "banks", settings.kind)
+    rate = settings.rate or affordable_rate(output / "banks", settings.kind)
     arguments = ["push", shown(folder), "--camera", CAMERA, "--shuffle", "--rate", f"{rate:g}"]
-    say_command(console, [*arguments, "--config", shown(settings.output / "config.toml")])
+    say_command(console, [*arguments, "--config", shown(output / "config.toml")])
     verdicts: list[Verdict] = []
     with ExitStack() as stack:
-        files = HeatmapFiles(addresses["verdicts"], heatmaps)
+        files = HeatmapFiles(addresses["verdicts"], output / "heatmaps")
         stack.callback(files.close)
         stream = stack.enter_context(open_stream(addresses))
-        log = stack.enter_context((settings.output / "push.log").open("wb"))
+        log = stack.enter_context((output / "push.log").open("wb"))
         camera = start_command([*arguments, "--address", addresses["push"]], log)
         stack.callback(end, camera)
         table = stack.enter_context(VerdictTable(console, rows=12, title="Verdicts as they come"))
@@ -152,19 +152,23 @@ def open_stream(addresses: Mapping[str, str]) -> VerdictStream:
     raise NotRunningError(f"The daemon doesn't answer at {addresses['replay']}.")
 
 
-def prepare_output(folder: Path) -> Path:
-    """Make the output folder, or empty one that an earlier demo made; any other is left alone. Raises DemoError."""
+def prepare_output(folder: Path, name: str) -> Path:
+    """Return the empty folder `name` in `folder`, without what an earlier demo left there.
+
+    Raises DemoError when `folder` holds files and no demo made it: it is left as it is.
+    """
     marker = folder / MARKER
     if folder.exists() and not marker.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DemoError(f"{folder} is there and no demo made it: give another folder with --output.")
     try:
-        if marker.exists():
-            shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         marker.touch()
+        if (folder / name).exists():
+            shutil.rmtree(folder / name)
+        (folder / name).mkdir()
     except OSError as error:
         raise DemoError(f"{folder} can't be written: {error.strerror}. Give another folder with --output.") from error
-    return folder.resolve()
+    return (folder / name).resolve()
 
 
 def draw(settings: DemoSettings, data: Path, console: Console) -> Path:

@@ -124,7 +124,7 @@ def _descents(numbers: Sequence[int]) -> int:
 
 def run_line_demo(settings: DemoSettings, console: Console) -> bool:
     """Run the line and return whether its account balances. Leaves no process behind, however it ends."""
-    output = prepare_output(settings.output)
+    output = prepare_output(settings.output, "line")
     data, banks, state = output / "data", output / "banks", output / "state"
     for kind in KINDS:
         draw(replace(settings, kind=kind, good=_TEST_PARTS, defective=_TEST_PARTS), data, console)

@@ -74,8 +74,16 @@ def test_a_folder_that_no_demo_made_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine" / "letter.txt").touch()
 
     with pytest.raises(DemoError, match="no demo made it"):
-        prepare_output(tmp_path / "mine")
+        prepare_output(tmp_path / "mine", "disc")
 
-    made = prepare_output(tmp_path / "new")
-    (made / "old.png").touch()
-    assert not (prepare_output(tmp_path / "new") / "old.png").exists()
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
+
+
+def test_a_demo_replaces_what_it_left_and_leaves_the_other_demos(tmp_path: Path) -> None:
+    for name in ("disc", "line"):
+        (prepare_output(tmp_path / "out", name) / "old.png").touch()
+
+    made = prepare_output(tmp_path / "out", "disc")
+
+    assert list(made.iterdir()) == []
+    assert (tmp_path / "out" / "line" / "old.png").exists()
