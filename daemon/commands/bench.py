@@ -1,9 +1,11 @@
-"""`patchline bench`: what an inspection costs on this host, step by step."""
+"""`patchline bench`: what an inspection costs on this host, and the project's benchmarks from a source checkout."""
 
 import json
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final, Literal
 
 import typer
 
@@ -15,33 +17,93 @@ from daemon.commands.extractors import (
     Precision,
     load_bank,
 )
+from daemon.errors import ConfigError
+
+Name = Literal["inspection", "backbone", "coreset", "search", "pipeline", "ready", "scale", "journal", "all"]
+CHECKOUT: Final = Path(__file__).resolve().parents[2]
 
 
 def bench(
+    name: Annotated[
+        Name,
+        typer.Argument(help="inspection times each step with nothing else running; the others need a source checkout."),
+    ] = "inspection",
+    as_json: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the figures to FILE.", show_default=False)
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="The large sizes too: minutes to hours.")] = False,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Turns of each contestant.", show_default=False)] = None,
+    torch_python: Annotated[
+        Path | None, typer.Option(help="A Python with torch, to compare with.", show_default=False)
+    ] = None,
     bank: Annotated[
         Path | None,
         typer.Option(
-            help="Time this bank, a recipe's folder or a version's, with its own backbone.", show_default=False
+            help="inspection: time this bank, a recipe's folder or a version's, with its own backbone.",
+            show_default=False,
         ),
     ] = None,
-    backbone: Annotated[str, typer.Option(help="Without --bank: this backbone.")] = "efficientnet_lite0",
-    vectors: Annotated[int, typer.Option(min=16, help="Without --bank: a made-up bank of this many vectors.")] = 1638,
+    backbone: Annotated[
+        str | None, typer.Option(help="Only this backbone; inspection: efficientnet_lite0.", show_default=False)
+    ] = None,
+    vectors: Annotated[int, typer.Option(min=16, help="inspection: size of the made-up bank.")] = 1638,
     weights: Annotated[
         str | None,
         typer.Option(
-            help="A .pth or .ckpt file, or random:SEED. Default: with --bank the published weights, else random ones, "
-            "which cost the same.",
+            help="inspection: a .pth or .ckpt file, or random:SEED. Default: with --bank the published weights, else "
+            "random ones, which cost the same.",
             show_default=False,
         ),
     ] = None,
     backbone_file: BackboneFileOption = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Batches of each size; medians are shown.")] = 10,
     device: DeviceOption = "CPU",
     device_id: DeviceIdOption = 0,
-    precision: Annotated[Precision, typer.Option(help="Without --bank; float16 needs an Ascend device.")] = "float32",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line for each batch size.")] = False,
+    precision: Annotated[Precision, typer.Option(help="inspection: float16 needs an Ascend device.")] = "float32",
 ) -> None:
-    """Time decoding, network, search and scoring for each batch size, with nothing else running."""
+    """Measure speed: of an inspection on this host, or of any part of the project; docs/performance.md reads them."""
+    if name != "inspection":
+        _run_from_checkout(name, as_json, full, rounds, torch_python, backbone)
+        return
+    if bank is None and backbone_file is None and weights is None:
+        weights = "random:0"
+    extractors = Extractors(weights=weights, backbone_file=backbone_file, device=device, device_id=device_id)
+    _time_inspection(extractors, bank, backbone or "efficientnet_lite0", vectors, precision, rounds or 10, as_json)
+
+
+def _run_from_checkout(
+    name: str,
+    as_json: Path | None,
+    full: bool,
+    rounds: int | None,
+    torch_python: Path | None,
+    backbone: str | None,
+) -> None:
+    if not (CHECKOUT / "tests" / "benchmarks" / "__main__.py").is_file():
+        raise ConfigError(
+            f"The benchmark {name} is part of the source and not installed: run `make bench` in a source checkout. "
+            "`patchline bench inspection` works everywhere."
+        )
+    command = [sys.executable, "-m", "tests.benchmarks", name]
+    command += ["--full"] if full else []
+    # The benchmarks run with the checkout as their folder.
+    command += ["--json", str(as_json.absolute())] if as_json is not None else []
+    command += ["--rounds", str(rounds)] if rounds is not None else []
+    command += ["--torch-python", str(torch_python.absolute())] if torch_python is not None else []
+    command += ["--backbone", backbone] if backbone is not None else []
+    status = subprocess.run(command, cwd=CHECKOUT, check=False).returncode  # noqa: S603  (our own program)
+    if status:
+        raise typer.Exit(status)
+
+
+def _time_inspection(
+    extractors: Extractors,
+    bank: Path | None,
+    backbone: str,
+    vectors: int,
+    precision: Precision,
+    rounds: int,
+    as_json: Path | None,
+) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -50,9 +112,6 @@ def bench(
     from patchcore_engine.fit_job import geometry_for
     from patchcore_engine.inspector import Inspector
 
-    if bank is None and backbone_file is None and weights is None:
-        weights = "random:0"
-    extractors = Extractors(weights=weights, backbone_file=backbone_file, device=device, device_id=device_id)
     if bank is not None:
         inspector = extractors.inspector(load_bank(bank))
     else:
@@ -62,16 +121,16 @@ def bench(
     manifest = inspector.bank.manifest
     table = Table(
         title=f"{manifest.backbone} at {manifest.image_size} px, bank of {len(inspector.bank.index):,} x "
-        f"{manifest.dimension} on {device}; milliseconds per picture",
+        f"{manifest.dimension} on {extractors.device}; milliseconds per picture",
         caption="decode and resize run beside the engine, one batch ahead",
     )
-    for name in ("batch", "decode and resize", "network", "search", "score and map", "all", "pictures/s"):
-        table.add_column(name, justify="right")
-    for timing in time_inspection(inspector, repeats):
-        if as_json:
-            figures = {"total": timing.total, "pictures_per_second": timing.pictures_per_second}
-            typer.echo(json.dumps(asdict(timing) | figures))
+    for heading in ("batch", "decode and resize", "network", "search", "score and map", "all", "pictures/s"):
+        table.add_column(heading, justify="right")
+    rows = []
+    for timing in time_inspection(inspector, rounds):
+        rows.append(asdict(timing) | {"total": timing.total, "pictures_per_second": timing.pictures_per_second})
         steps = (timing.prepare, timing.embed, timing.search, timing.score, timing.total)
         table.add_row(str(timing.batch), *(f"{step:.1f}" for step in steps), f"{timing.pictures_per_second:.1f}")
-    if not as_json:
-        Console().print(table)
+    Console().print(table)
+    if as_json is not None:
+        as_json.write_text(json.dumps({"rows": rows}, indent=2) + "\n", encoding="utf-8")

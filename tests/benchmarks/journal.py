@@ -1,94 +1,64 @@
-"""How many verdicts a second the journal commits, each batch synced to disk, and what reading and pruning cost.
+"""What the journal costs: group commits, each synced to disk, and looks at what it holds.
 
-    python -m tests.benchmarks.journal [--verdicts 20000] [--batch 1 8 32 256] [--dir FOLDER] [--json FILE]
-
-Batches stand for what the sink thread finds waiting: one verdict on an idle line, dozens under load. Each row begins
-with an empty journal. Percentiles are of one commit, in milliseconds.
+Batches stand for what the sink thread finds waiting: one verdict on an idle line, dozens under load.
 """
 
-import argparse
-import json
 import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-
 from daemon.journal import Journal, VerdictFilter
-from daemon.journal_file import Synchronous
 from daemon.messages import Region, Stages, Verdict
 from daemon.outcomes import Outcome
 from daemon.retention import Retention
+from tests.benchmarks.figures import Options, Row, compared, in_turns, milliseconds, row
 
-SECONDS_PER_ROW: Final = 6.0
-COLUMNS: Final = (
-    "synchronous",
-    "batch",
-    "verdicts",
-    "verdicts_per_s",
-    "p50_ms",
-    "p99_ms",
-    "max_ms",
-    "bytes_each",
-)
+BATCHES: Final = (1, 8, 32, 256)
+COMMITS: Final = 200
+ROUNDS: Final = 5
+VERDICTS: Final = 20_000
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--verdicts", type=int, default=20_000, help="for each batch size, at most")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32, 256])
-    parser.add_argument("--dir", type=Path, help="on the disk to measure; a new folder in it is removed at the end")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.dir) as name:
-        commits = [
-            commit_row(Path(name) / f"{synchronous}-{batch}.sqlite", options.verdicts, batch, synchronous)
-            for synchronous in ("FULL", "NORMAL")
-            for batch in options.batch
-        ]
-        reads = read_times(Path(name) / "reads.sqlite", options.verdicts)
-    show(commits, reads)
-    if options.json is not None:
-        options.json.write_text(json.dumps({"commits": commits, "milliseconds": reads}, indent=2) + "\n")
+def run(options: Options, _machine: dict[str, Any]) -> Iterator[Row]:
+    with tempfile.TemporaryDirectory() as folder:
+        for batch in BATCHES:
+            yield from _commits(Path(folder), batch, COMMITS * (5 if options.full else 1))
+        yield from _looks(Path(folder) / "looks.sqlite", options.rounds or ROUNDS)
 
 
-def commit_row(path: Path, verdicts: int, batch: int, synchronous: Synchronous) -> dict[str, Any]:
-    seconds: list[float] = []
-    written = 0
-    with Journal(path, synchronous=synchronous) as journal:
-        while written < verdicts and sum(seconds) < SECONDS_PER_ROW:
-            group = [sample(seq) for seq in range(written, written + batch)]
-            begin = time.perf_counter()
-            journal.append(group)
-            seconds.append(time.perf_counter() - begin)
-            written += batch
-    percentiles = statistics.quantiles(seconds, n=100) if len(seconds) > 1 else seconds * 99
-    return {
-        "synchronous": synchronous,
-        "batch": batch,
-        "verdicts": written,
-        "verdicts_per_s": round(written / sum(seconds)),
-        "p50_ms": round(percentiles[49] * 1e3, 3),
-        "p99_ms": round(percentiles[98] * 1e3, 3),
-        "max_ms": round(max(seconds) * 1e3, 3),
-        "bytes_each": round(path.stat().st_size / written),
-    }
+def _commits(folder: Path, batch: int, commits: int) -> Iterator[Row]:
+    """Compare a commit that survives a power cut with one that survives a crash only, and both with a bare fsync."""
+    with (
+        Journal(folder / f"full-{batch}.sqlite", synchronous="FULL") as full,
+        Journal(folder / f"normal-{batch}.sqlite", synchronous="NORMAL") as normal,
+    ):
+        numbers = iter(range(10**9))
+
+        def append(journal: Journal) -> Callable[[], float]:
+            def run() -> float:
+                first = next(numbers) * batch
+                group = [sample(seq) for seq in range(first, first + batch)]
+                return milliseconds(lambda: journal.append(group))()
+
+            return run
+
+        values = in_turns({"synchronous FULL": append(full), "synchronous NORMAL": append(normal)}, commits)
+    yield from compared(f"commit of {batch} verdict(s)", "ms", values, "synchronous FULL")
+    rate = batch * 1e3 / statistics.fmean(values["synchronous FULL"])
+    yield row(f"commit of {batch} verdict(s)", "synchronous FULL", "verdicts/s", [rate])
 
 
-def read_times(path: Path, verdicts: int) -> dict[str, float]:
-    """Milliseconds of each kind of look at a journal of `verdicts`."""
+def _looks(path: Path, rounds: int) -> Iterator[Row]:
     with Journal(path, Retention(max_bytes=2**20)) as journal:
-        for first in range(0, verdicts, 1000):
+        for first in range(0, VERDICTS, 1000):
             journal.append([sample(seq) for seq in range(first, first + 1000)])
         draw = random.Random(1)
         last = journal.next_offset - 1
-        calls: dict[str, Callable[[], object]] = {
+        looks: dict[str, Callable[[], object]] = {
             "find one part by its identity": lambda: journal.find("cam1", 7, draw.randint(0, last)),
             "find one part by its name": lambda: list(
                 journal.query(VerdictFilter(part=f"part {draw.randint(0, last)}"))
@@ -97,16 +67,8 @@ def read_times(path: Path, verdicts: int) -> dict[str, float]:
             "read every fail": lambda: list(journal.query(VerdictFilter(verdicts=(Outcome.FAIL,)))),
             "prune 2000 verdicts": lambda: journal.prune(time.time_ns()),
         }
-        return {name: round(median_ms(call), 3) for name, call in calls.items()}
-
-
-def median_ms(call: Callable[[], object], rounds: int = 5) -> float:
-    times = []
-    for _ in range(rounds):
-        begin = time.perf_counter()
-        call()
-        times.append((time.perf_counter() - begin) * 1e3)
-    return statistics.median(times)
+        for name, call in looks.items():
+            yield row(f"{name}, of {VERDICTS}", "journal", "ms", in_turns({name: milliseconds(call)}, rounds)[name])
 
 
 def sample(seq: int) -> Verdict:
@@ -131,23 +93,3 @@ def sample(seq: int) -> Verdict:
         regions=(region, region) if failed else (),
         stages=Stages(wait=1200, decode=3400, embed=150_000, search=22_000, score=2500, publish=300),
     )
-
-
-def show(commits: list[dict[str, Any]], reads: dict[str, float]) -> None:
-    console = Console()
-    table = Table(title="Group commits", box=SIMPLE_HEAD, show_edge=False)
-    for name in COLUMNS:
-        table.add_column(name.removesuffix("hronous").replace("_", " "), justify="right")
-    for row in commits:
-        table.add_row(*(f"{row[name]:,}" if isinstance(row[name], int) else str(row[name]) for name in COLUMNS))
-    console.print(table)
-    table = Table(title="Reading and pruning, medians", box=SIMPLE_HEAD, show_edge=False)
-    table.add_column("what")
-    table.add_column("ms", justify="right")
-    for name, milliseconds in reads.items():
-        table.add_row(name, f"{milliseconds:.2f}")
-    console.print(table)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,82 @@
+"""Greedy k-centre selection against the plain loop, and how far its centres leave the farthest point.
+
+The points lie in clusters of a low intrinsic dimension under noise, as the patches of good parts do. The plain loop's
+time grows with points times centres: above PLAIN_WORK it is measured on its first centres and scaled.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchcore_engine.coreset import PROJECTED_DIMENSION, greedy_k_centre, plain_greedy_k_centre
+from tests.benchmarks.figures import Options, Row, compared, row
+
+SIZES: Final = (20_000, 160_000)
+FULL_SIZES: Final = (20_000, 160_000, 600_000)
+RATIOS: Final = (0.01, 0.1)
+CLUSTERS: Final = 400
+INTRINSIC_DIMENSION: Final = 12
+NOISE: Final = 0.15
+ROUNDS: Final = 2
+# Point-centre distances that the plain loop may compute in one run, about 15 s on one core.
+PLAIN_WORK: Final = 1.2e9
+SEED: Final = 0
+_BLOCK: Final = 2048
+
+
+def run(options: Options, _machine: dict[str, Any]) -> Iterator[Row]:
+    for total in FULL_SIZES if options.full else SIZES:
+        points = patch_like_points(total, PROJECTED_DIMENSION)
+        for ratio in RATIOS:
+            yield from _compare(points, round(total * ratio), options)
+
+
+def _compare(points: NDArray[np.float32], count: int, options: Options) -> Iterator[Row]:
+    plain_count = min(count, max(int(PLAIN_WORK / len(points)), 50))
+    what = f"{len(points):,} points of {points.shape[1]} d, {count:,} centres"
+    values: dict[str, list[float]] = {"lazy rounds": [], "plain loop": []}
+    lazy = plain = np.empty(0, dtype=np.int64)
+    for _ in range(options.rounds or ROUNDS):
+        begin = time.monotonic()
+        lazy = greedy_k_centre(points, count, SEED)
+        values["lazy rounds"].append(time.monotonic() - begin)
+        begin = time.monotonic()
+        plain = plain_greedy_k_centre(points, plain_count, SEED)
+        values["plain loop"].append((time.monotonic() - begin) * count / plain_count)
+    scaled = "" if plain_count == count else f", plain loop scaled from {plain_count:,}"
+    yield from compared(what + scaled, "s", values, "plain loop")
+    equal = float(np.mean(lazy[:plain_count] == plain))
+    yield row(what, "lazy rounds", "share of centres as the plain loop's", [equal])
+    yield row(what, "lazy rounds", "covering radius", [covering_radius(points, lazy)])
+    if plain_count == count:
+        yield row(what, "plain loop", "covering radius", [covering_radius(points, plain)])
+
+
+def patch_like_points(total: int, dimension: int) -> NDArray[np.float32]:
+    """Return float32 [total, dimension]."""
+    random = np.random.default_rng(SEED)
+    centres = random.standard_normal((CLUSTERS, dimension), dtype=np.float32)
+    bases = random.standard_normal((CLUSTERS, INTRINSIC_DIMENSION, dimension), dtype=np.float32)
+    bases /= np.sqrt(dimension / 4)
+    cluster = random.integers(CLUSTERS, size=total)
+    points = NOISE * random.standard_normal((total, dimension), dtype=np.float32)
+    for number in range(CLUSTERS):
+        members = np.flatnonzero(cluster == number)
+        inside = random.standard_normal((len(members), INTRINSIC_DIMENSION), dtype=np.float32)
+        points[members] += centres[number] + inside @ bases[number]
+    return points
+
+
+def covering_radius(points: NDArray[np.float32], centres: NDArray[np.int64]) -> float:
+    """Return the distance of the point that is farthest from its nearest centre."""
+    chosen = points[centres]
+    norms = np.einsum("nd,nd->n", chosen, chosen)
+    largest = 0.0
+    for start in range(0, len(points), _BLOCK):
+        block = points[start : start + _BLOCK]
+        squared = norms - 2 * (block @ chosen.T) + np.einsum("nd,nd->n", block, block)[:, None]
+        largest = max(largest, float(squared.min(axis=1).max()))
+    return float(np.sqrt(max(largest, 0.0)))

@@ -1,0 +1,153 @@
+"""A real daemon with a bank made for it, the cameras that feed it and a subscriber that notes what comes out."""
+
+import contextlib
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import msgpack
+import zmq
+
+from daemon.demo_process import DemoDaemon
+from patchcore_engine.backbones.extractor import FeatureExtractor
+from patchcore_engine.bank_store import activate, save
+from patchcore_engine.fit import FitSettings, fit
+from patchcore_engine.images import Geometry, encode_png
+from tests.benchmarks.child import ROOT
+from tests.benchmarks.figures import peak_rss_bytes
+from tests.benchmarks.load import pictures
+
+RECIPE: Final = "bench"
+# With nothing heard for this long a run has failed.
+SILENCE_MS: Final = 30_000
+CALIBRATION_PICTURES: Final = 32
+
+
+def fit_bank(banks: Path, extractor: FeatureExtractor, geometry: Geometry, vectors: int) -> Path:
+    """Fit a bank of about `vectors` to plain parts as the cameras send them; return the recipe's folder."""
+    patches = extractor.grid[0] * extractor.grid[1]
+    count = max(CALIBRATION_PICTURES, -(-vectors // patches))
+    with tempfile.TemporaryDirectory() as folder:
+        paths = []
+        for number, picture in enumerate(pictures(1024, 1024)[:-1] * (count // 9 + 1)):
+            path = Path(folder) / f"{number}.png"
+            path.write_bytes(encode_png(picture[number : number + 512, number : number + 512]))
+            paths.append(path)
+        paths = paths[:count]
+        ratio = min(vectors / (count * patches), 1.0)
+        bank = fit(paths, extractor, FitSettings(recipe=RECIPE, geometry=geometry, coreset_ratio=ratio)).bank
+        activate(banks, RECIPE, save(bank, banks, RECIPE).name)
+    return banks / RECIPE
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """One verdict: the map, when the subscriber had it, and when it had its heat map, Unix nanoseconds."""
+
+    verdict: dict[str, Any]
+    received_ns: int
+    heatmap_ns: int | None
+
+
+class LiveDaemon:
+    """`patchline serve` in its own process with sockets and state below a folder of its own."""
+
+    def __init__(self, bank: Path, *, engine: str = "", queue: str = "", cameras: int = 64) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="patchline-bench-"))
+        self.push = f"ipc://{self._folder}/push"
+        self._verdicts = f"ipc://{self._folder}/verdicts"
+        config = self._folder / "config.toml"
+        config.write_text(
+            f'[engine]\n{engine}\n[queue]\n{queue}\n[banks]\ndir = "{bank.parent}"\n'
+            f'[intake]\npush = "{self.push}"\nacked = ""\nmax_cameras = {cameras}\n'
+            f'[publish]\nverdicts = "{self._verdicts}"\nreplay = ""\nhigh_water_mark = 100000\n'
+            f'[telemetry]\nlisten = "127.0.0.1:0"\n[service]\nstate_dir = "{self._folder / "state"}"\n'
+            f'log_level = "warning"\n[recipes.{RECIPE}]\nbank = "{bank.name}"\ncameras = ["*"]\n',
+            encoding="utf-8",
+        )
+        self._daemon = DemoDaemon(config, self._folder / "state", self._folder / "log")
+        self.ready_s = self._daemon.start()
+
+    @property
+    def pid(self) -> int:
+        return int((self._folder / "state" / "daemon.pid").read_text())
+
+    @property
+    def peak_rss_bytes(self) -> int:
+        return peak_rss_bytes(self.pid)
+
+    def run(self, *, frames: int, height: int, width: int, cameras: int = 1, rate: float = 0.0) -> list[Heard]:
+        """Push `frames` and return what was heard of them, in the order it came."""
+        stream = secrets.randbits(63)
+        with _subscribed(self._verdicts) as subscriber:
+            load = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "tests.benchmarks.load", self.push, "--frames", str(frames)),
+                    *("--cameras", str(cameras), "--rate", str(rate), "--stream", str(stream)),
+                    *("--height", str(height), "--width", str(width)),
+                ],
+                cwd=ROOT,
+            )
+            try:
+                return _collect(subscriber, stream, frames)
+            finally:
+                load.wait()
+
+    def close(self) -> None:
+        self._daemon.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _kind: object, _error: object, _trace: TracebackType | None) -> None:
+        self.close()
+
+
+@contextlib.contextmanager
+def _subscribed(address: str) -> "Iterator[zmq.Socket[bytes]]":
+    with zmq.Context() as context:
+        subscriber = context.socket(zmq.SUB)
+        subscriber.rcvhwm = 0
+        subscriber.rcvtimeo = SILENCE_MS
+        subscriber.linger = 0
+        subscriber.subscribe(b"verdict/")
+        subscriber.subscribe(b"heatmap/")
+        subscriber.connect(address)
+        time.sleep(0.3)  # a subscription has no answer
+        yield subscriber
+        subscriber.close()
+
+
+def _collect(subscriber: "zmq.Socket[bytes]", stream: int, frames: int) -> list[Heard]:
+    messages = []
+    verdicts = heatmaps = 0
+    while verdicts < frames or heatmaps < frames:
+        parts = subscriber.recv_multipart()
+        messages.append((time.time_ns(), parts[0][:8], parts[1]))
+        if parts[0].startswith(b"verdict/"):
+            verdicts += 1
+            # One that was not inspected has no heat map.
+            heatmaps += b"not_inspected" in parts[1]
+        else:
+            heatmaps += 1
+    seen: dict[tuple[str, int], tuple[dict[str, Any], int]] = {}
+    maps: dict[tuple[str, int], int] = {}
+    for received_ns, topic, packed in messages:
+        values = msgpack.unpackb(packed)
+        if values["stream"] != stream:
+            raise SystemExit("A verdict of another run: the daemon was not idle.")
+        key = values["camera"], values["seq"]
+        if topic == b"verdict/":
+            seen[key] = values, received_ns
+        else:
+            maps[key] = received_ns
+    return [Heard(values, received_ns, maps.get(key)) for key, (values, received_ns) in seen.items()]
