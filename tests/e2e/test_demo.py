@@ -67,7 +67,7 @@ def test_the_line_that_is_killed_and_reloaded_accounts_for_every_part(tmp_path: 
     ids=["while it fits", "while it pushes"],
 )
 def test_an_interrupted_demo_leaves_no_process_behind(tmp_path: Path, number: signal.Signals, moment: str) -> None:
-    process = start(tmp_path, "--train", "20", "--parts", "80", "--rate", "1")
+    process = start(tmp_path, "--train", "20", "--parts", "20", "--rate", "1")
     assert process.stdout is not None
     for line in process.stdout:
         if re.search(moment, f" {line}"):
