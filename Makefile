@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 LOCK := requirements/dev.lock
+LIBRARIES := $(VENV)/.libraries-installed
 STAMP := $(VENV)/.patchline-installed
 CHAOS_CYCLES ?= 100
 PYTEST_ARGS ?=
@@ -38,7 +39,7 @@ format: $(STAMP) ## put the source into the house format
 	$(BIN)/ruff format .
 
 bench: $(STAMP) ## print the project's speed figures
-	$(BIN)/python -m tests.benchmarks $(BENCH_ARGS)
+	$(BIN)/patchline bench $(BENCH_ARGS)
 
 chaos: $(STAMP) ## kill daemon and subscriber CHAOS_CYCLES times under load, then overload; account for every part
 	$(BIN)/python -m tests.e2e.chaos --cycles $(CHAOS_CYCLES) --kill daemon
@@ -60,7 +61,12 @@ clean: ## remove .venv, caches and the demo's output
 	rm -rf $(VENV) demo-output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(STAMP): $(LOCK) pyproject.toml
+$(STAMP): $(LIBRARIES) pyproject.toml
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation \
+		--no-warn-script-location --editable .
+	@touch $@
+
+$(LIBRARIES): $(LOCK) requirements/link_libgomp.py
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || { \
 		echo "error: patchline needs Python 3.11 or 3.12 and $(PYTHON) is another, or absent." \
 			"Name one that is there: make PYTHON=python3.11 ..." >&2; exit 1; }
@@ -69,7 +75,5 @@ $(STAMP): $(LOCK) pyproject.toml
 		echo "error: $(PYTHON) can't make a virtual environment. On Debian: apt-get install python3-venv" >&2; exit 1; }
 	@echo "Loading the locked libraries: about 1 GB the first time, most of it mindspore. Each file is named with its size."
 	@$(BIN)/python -m pip install --disable-pip-version-check --only-binary :all: --require-hashes -r $(LOCK)
-	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation \
-		--no-warn-script-location --editable .
 	@$(BIN)/python requirements/link_libgomp.py
 	@touch $@
