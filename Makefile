@@ -55,7 +55,7 @@ UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --
 lock: $(STAMP) ## write the newest versions that pyproject.toml allows into requirements/*.lock
 	$(BIN)/python -m pip install --quiet uv
 	$(UV_COMPILE) --upgrade --extra dev pyproject.toml --output-file $(LOCK)
-	$(UV_COMPILE) --extra build --extra lite0 --constraints $(LOCK) pyproject.toml --output-file requirements/runtime.lock
+	$(UV_COMPILE) --extra build --extra lite0 --extra openvino --constraints $(LOCK) pyproject.toml --output-file requirements/runtime.lock
 
 clean: ## remove .venv, caches and the demo's output
 	rm -rf $(VENV) demo-output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
