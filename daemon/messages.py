@@ -5,7 +5,7 @@ docs/wire-format.md specifies each field for readers who write a camera or a con
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal, Self
 
 import msgpack
@@ -133,7 +133,10 @@ class Verdict:
         return self.camera, self.stream, self.seq
 
     def to_map(self) -> dict[str, Any]:
-        return asdict(self)
+        values = _shallow_map(self)
+        values["regions"] = [_shallow_map(region) for region in self.regions]
+        values["stages"] = _shallow_map(self.stages)
+        return values
 
     def pack(self) -> bytes:
         return pack(self.to_map())
@@ -194,7 +197,7 @@ class HeatmapHeader:
     v: int = WIRE_VERSION
 
     def pack(self) -> bytes:
-        return pack(asdict(self))
+        return pack(_shallow_map(self))
 
     @classmethod
     def unpack(cls, data: bytes | memoryview) -> Self:
@@ -207,6 +210,11 @@ class HeatmapHeader:
             return cls(**{**known, "rect": tuple(values["rect"])})
         except (KeyError, TypeError) as error:
             raise MessageError(f"Not a heat map header: {error}.") from error
+
+
+def _shallow_map(message: "Verdict | Region | Stages | HeatmapHeader") -> dict[str, Any]:
+    """Return the fields as they are; `dataclasses.asdict` copies each value, in five times the time."""
+    return {name: getattr(message, name) for name in message.__dataclass_fields__}
 
 
 def pack(values: dict[str, Any]) -> bytes:
