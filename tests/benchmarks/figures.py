@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -73,11 +73,14 @@ def milliseconds(call: Callable[[], object]) -> Callable[[], float]:
     return run
 
 
+Name = TypeVar("Name", bound=str)
+
+
 def in_turns(
-    contestants: Mapping[str, Callable[[], float]], rounds: int, warm_up: int = WARM_UP
-) -> dict[str, list[float]]:
+    contestants: Mapping[Name, Callable[[], float]], rounds: int, warm_up: int = WARM_UP
+) -> dict[Name, list[float]]:
     """Run A B A B ... and return each one's values: a machine that slows down for a while slows all of them."""
-    values: dict[str, list[float]] = {name: [] for name in contestants}
+    values: dict[Name, list[float]] = {name: [] for name in contestants}
     for number in range(rounds + warm_up):
         for name, run in contestants.items():
             value = run()
@@ -89,8 +92,8 @@ def in_turns(
 def compared(
     what: str,
     unit: str,
-    values: Mapping[str, Sequence[float]],
-    baseline: str,
+    values: Mapping[Name, Sequence[float]],
+    baseline: Name,
     further: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Row]:
     """Return a row for each contestant of `in_turns`, its ratio being the median of the ratios pair by pair."""
