@@ -1,16 +1,22 @@
 """`patchline demo` as a person or CI runs it: real processes, the real engine, drawn parts."""
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import psutil
 import pytest
 
+from daemon.journal_file import JOURNAL_FILE
+from daemon.journal_reader import JournalReader
+
 COMMAND = (sys.executable, "-m", "daemon.cli", "demo")
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 TIMEOUT_S = 240
 
 
@@ -21,7 +27,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env=ENVIRONMENT,
     )
 
 
@@ -36,6 +42,17 @@ def left_behind(folder: Path) -> list[psutil.Process]:
     return [process for process in psutil.process_iter(["cwd"]) if process.info["cwd"] == str(folder)]
 
 
+def assert_scores_are_those_of_eval(made: Path) -> None:
+    """What went through sockets, batches and the journal is what `eval` finds in the files."""
+    arguments = ["--data", "data", "--category", "disc", "--bank", "banks/disc", "--json", "eval.json"]
+    subprocess.run([*COMMAND[:-1], "eval", *arguments], cwd=made, env=ENVIRONMENT, check=True, capture_output=True)
+    found = json.loads((made / "eval.json").read_text())["pictures"]
+    expected = {picture["path"].removeprefix("test/"): picture["score"] for picture in found}
+    with closing(JournalReader(made / "state" / JOURNAL_FILE)) as journal:
+        judged = {verdict.part: verdict.score for verdict in journal.read(0, 1000)}
+    assert judged == pytest.approx(expected, rel=1e-4)
+
+
 def test_the_demo_judges_every_part_once_and_tells_good_from_defective(tmp_path: Path) -> None:
     status, output = run(tmp_path, "--train", "24", "--parts", "20", "--rate", "20")
 
@@ -47,6 +64,7 @@ def test_the_demo_judges_every_part_once_and_tells_good_from_defective(tmp_path:
     made = tmp_path / "demo-output" / "disc"
     assert len(list((made / "heatmaps").glob("station-1-*.png"))) == 20
     assert (made / "overview.png").is_file()
+    assert_scores_are_those_of_eval(made)
     assert left_behind(tmp_path) == []
 
 
