@@ -8,6 +8,7 @@ from typing import Final
 
 import zmq
 
+from daemon.errors import ArchiveError, MessageError
 from daemon.messages import HEATMAP_TOPIC, HeatmapHeader, Verdict
 from daemon.sockets import open_socket
 
@@ -22,10 +23,14 @@ class HeatmapFiles:
     """Subscribes to heat maps on a thread of its own and writes each once its verdict is known.
 
     Maps are not journalled, so one that its subscriber was too slow for is not replayed: `saved` counts what came.
+    A float16 map is written as it is, *.f16. Raises ArchiveError when the folder can't be written.
     """
 
     def __init__(self, address: str, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(folder, error) from error
         self._folder = folder
         self._address = address
         self._lock = threading.Lock()
@@ -33,6 +38,7 @@ class HeatmapFiles:
         self._maps: OrderedDict[Identity, tuple[HeatmapHeader, bytes]] = OrderedDict()
         self._stop = threading.Event()
         self._written = threading.Condition(self._lock)
+        self._failure: ArchiveError | None = None
         self.saved = 0
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = open_socket(self._context, zmq.SUB, rcvhwm=_HIGH_WATER_MARK)
@@ -42,11 +48,13 @@ class HeatmapFiles:
         self._thread.start()
 
     def expect(self, verdict: Verdict) -> None:
-        """Tell whose map may come: its part names the file."""
+        """Tell whose map may come: its part names the file. Raises ArchiveError when a map could not be written."""
         name = f"{verdict.camera}-{verdict.offset if verdict.offset is not None else verdict.seq:08d}"
         if verdict.part:
             name += "-" + re.sub(r"[^A-Za-z0-9_.-]+", "_", verdict.part.removesuffix(".png"))
         with self._lock:
+            if self._failure is not None:
+                raise self._failure
             self._names[verdict.identity] = name
             self._write_if_both(verdict.identity)
             while len(self._names) > _WAITING_LIMIT:
@@ -70,7 +78,10 @@ class HeatmapFiles:
             parts = self._socket.recv_multipart()
             if len(parts) != 3:
                 continue
-            header = HeatmapHeader.unpack(parts[1])
+            try:
+                header = HeatmapHeader.unpack(parts[1])
+            except MessageError:
+                continue
             identity = (header.camera, header.stream, header.seq)
             with self._lock:
                 self._maps[identity] = (header, parts[2])
@@ -84,6 +95,13 @@ class HeatmapFiles:
         name = self._names.pop(identity)
         header, payload = self._maps.pop(identity)
         suffix = ".f16" if header.encoding == "float16" else ".png"
-        (self._folder / (name + suffix)).write_bytes(payload)
-        self.saved += 1
+        try:
+            (self._folder / (name + suffix)).write_bytes(payload)
+        except OSError as error:
+            self._failure = _unwritable(self._folder, error)
+        self.saved += self._failure is None
         self._written.notify_all()
+
+
+def _unwritable(folder: Path, error: OSError) -> ArchiveError:
+    return ArchiveError(f"{folder} can't be written: {error.strerror}. Give another folder, or make room there.")

@@ -10,6 +10,7 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from daemon.commands.watch import watch
+from daemon.errors import ArchiveError
 from daemon.heatmap_files import HeatmapFiles
 from daemon.messages import HeatmapHeader, Verdict
 from daemon.outcomes import Outcome, Reason
@@ -159,6 +160,13 @@ def test_heat_maps_are_named_after_camera_offset_and_part(publish: "Callable[[li
         "left-00000002-.._.._etc_passwd.png",
     ]
     assert (folder / "left-00000001.png").read_bytes() == PNG + b"\1"
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(ArchiveError, match="can't be written"):
+        HeatmapFiles(f"ipc://{tmp_path}/verdicts", tmp_path / "file" / "maps")
 
 
 def test_a_line_tells_why_a_part_was_not_inspected() -> None:
