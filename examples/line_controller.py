@@ -14,4 +14,5 @@ with VerdictStream(verdicts, replay, from_offset=offset) as stream:
     for verdict in stream:
         action = "ship" if verdict.verdict is Outcome.PASS else f"EJECT ({verdict.reason or verdict.verdict})"
         print(f"{verdict.camera} {verdict.seq} {verdict.part}: {action}", flush=True)
-        position.write_text(str(stream.position))
+        position.with_suffix(".new").write_text(str(stream.position))
+        position.with_suffix(".new").replace(position)  # at once, so that a kill leaves the old position or the new

@@ -62,7 +62,7 @@ def test_a_frame_resent_after_a_crash_is_judged_once(line: Line) -> None:
 
 
 def test_a_frame_journalled_but_not_acknowledged_before_a_crash_is_not_judged_again(line: Line) -> None:
-    line.ingest.acknowledge = lambda _answers: None
+    line.judge.acknowledging = False
     with FrameSender(line.acked, "left") as sender:
         for _ in range(20):
             sender.send(PNG)
