@@ -140,6 +140,12 @@ class Ingest:
             self._close()
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        finally:
+            self._close()
+
+    def _serve(self) -> None:
         poller = zmq.Poller()
         poller.register(self._waker.fileno(), zmq.POLLIN)
         if self._router is not None:
@@ -169,7 +175,6 @@ class Ingest:
         self._send_answers()
         self.door.end_all("shutting_down", self._heartbeat_ms)
         self.door.reset_ended()
-        self._close()
 
     def _may_read(self) -> bool:
         return self._intake.accepting and not self._drain_asked.is_set()

@@ -5,8 +5,13 @@ from pathlib import Path
 
 import pytest
 import zmq
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from daemon.messages import Verdict, pack
+from daemon.acked import MAX_PARTS, AckedDoor
+from daemon.errors import MessageError
+from daemon.intake import Answer, ReplyToken
+from daemon.messages import FrameHeader, Verdict, pack
 from daemon.outcomes import Outcome, Reason
 from daemon.protocol import ACK, FRAME, HELLO, PING, PONG, RESET, WELCOME, Ack, Hello, Pong, Reset, Welcome, parse
 from tests.daemon.line import PNG, Line, Peer, frame_header
@@ -268,6 +273,55 @@ def test_a_frame_that_states_no_identity_of_its_session_is_reset(line: Line, sen
     answer = reset(sender.ask(FRAME, hello(sender).session, header, PNG))
     assert answer.reason.startswith("malformed")
     assert (line.judge.received, line.judge.rejected) == ([], [])
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([ROUTING_ID, b"right/1", b""]),
+            st.sampled_from([HELLO, FRAME, PING, ACK, b"JUNK", b""]),
+            st.lists(
+                st.sampled_from([Hello(camera="left", stream=STREAM).pack(), frame(1), b"SESSION!", PNG, b""])
+                | st.binary(max_size=12),
+                max_size=5,
+            ),
+        ),
+        max_size=8,
+    )
+)
+def test_no_sequence_of_messages_raises_or_leaves_more_than_its_sessions(
+    messages: list[tuple[bytes, bytes, list[bytes]]],
+) -> None:
+    sent: list[list[bytes]] = []
+
+    def send(parts: list[bytes]) -> bool:
+        sent.append(parts)
+        return True
+
+    door = AckedDoor(TakesAll(), send, max_window=2, max_sessions=2, heartbeat_ms=100, max_frame_bytes=100)
+    for routing_id, kind, rest in messages:
+        session = next((parse(Welcome, data).session for _, of, *_, data in reversed(sent) if of == WELCOME), b"")
+        parts = [routing_id, kind, *(session if part == b"SESSION!" else part for part in rest)]
+        door.handle([memoryview(part) for part in parts[:MAX_PARTS]], len(parts))
+        door.expire()
+        door.tell_windows()
+        door.reset_ended()
+    assert door.sessions <= 2
+    assert all(parts[1] in (WELCOME, RESET, PONG) for parts in sent)
+
+
+class TakesAll:
+    """An intake that takes every frame and never judges one."""
+
+    accepting = True
+    window = 2
+
+    def receive(self, header: FrameHeader, payload: memoryview, reply: ReplyToken | None) -> Answer:
+        return Answer.TAKEN
+
+    def reject(self, header: FrameHeader | None, error: MessageError, reply: ReplyToken | None) -> Answer:
+        return Answer.TAKEN
 
 
 def test_a_drain_stops_frames_but_lets_acknowledgements_leave(line: Line, sender: Peer) -> None:
