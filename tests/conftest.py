@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How fast a busy machine draws its examples says nothing about the code.
+settings.register_profile("patchline", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patchline")
 
 ROOT = Path(__file__).resolve().parent.parent
 
