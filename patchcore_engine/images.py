@@ -59,9 +59,10 @@ class Geometry:
         crop = self.image_size / scale
         rect = Rect((width - crop) / 2, (height - crop) / 2, crop, crop)
         scaled_height, scaled_width = max(round(height * scale), self.resize), max(round(width * scale), self.resize)
-        if scale != 1:
-            filter_ = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-            image = cv2.resize(image, (scaled_width, scaled_height), interpolation=filter_)
+        if scale < 1:
+            image = _shrink(image, scaled_height, scaled_width)
+        elif scale > 1:
+            image = cv2.resize(image, (scaled_width, scaled_height), interpolation=cv2.INTER_LINEAR)
         top, left = (scaled_height - self.image_size) // 2, (scaled_width - self.image_size) // 2
         pixels = image[top : top + self.image_size, left : left + self.image_size]
         if pixels.ndim == 2:
@@ -76,6 +77,18 @@ class Geometry:
         mask = cv2.resize(mask, scaled, interpolation=cv2.INTER_NEAREST_EXACT)
         top, left = (scaled[1] - self.image_size) // 2, (scaled[0] - self.image_size) // 2
         return mask[top : top + self.image_size, left : left + self.image_size] > 0
+
+
+def _shrink(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Average over areas. OpenCV halves a picture many times faster than it divides it by 4 or 8; cameras' sizes often
+    are such multiples, and the average of averages is the same but for rounding.
+    """
+    while image.shape[0] % (2 * height) == 0 and image.shape[1] % (2 * width) == 0:
+        half = (image.shape[1] // 2, image.shape[0] // 2)
+        image = cv2.resize(image, half, interpolation=cv2.INTER_AREA)
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
 def decode(data: bytes | memoryview) -> NDArray[np.uint8]:

@@ -103,3 +103,13 @@ def test_masks_go_the_way_of_their_pictures() -> None:
 def test_a_geometry_that_cannot_be_is_refused(resize: int, image_size: int) -> None:
     with pytest.raises(GeometryError, match="don't fit"):
         Geometry(resize=resize, image_size=image_size)
+
+
+@pytest.mark.parametrize("shape", [(1024, 1024), (2048, 2448), (512, 512, 3)])
+def test_a_picture_of_a_multiple_of_the_size_is_the_average_of_its_areas(shape: tuple[int, ...]) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    step = min(shape[:2]) // 256
+    width = shape[1] // step
+    areas = picture.reshape(256, step, width, step, -1).mean(axis=(1, 3))[:, (width - 256) // 2 :][:, :256]
+    prepared = Geometry(resize=256, image_size=256).prepare(picture).pixels
+    assert np.abs(prepared - np.broadcast_to(areas, prepared.shape)).max() <= 1.5
