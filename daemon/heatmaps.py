@@ -1,8 +1,11 @@
 """Heat maps as they travel: always on the bank's fixed scale, never scaled by their own extremes."""
 
-from typing import Literal
+import struct
+import zlib
+from typing import Final, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from daemon.inspection import Judgement
 from daemon.messages import HeatmapHeader, Verdict
@@ -10,6 +13,10 @@ from patchcore_engine.images import encode_png
 from patchcore_engine.scoring import overlay
 
 HeatmapKind = Literal["png", "overlay", "float16"]
+
+_PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+_FILTER_UP: Final = 2
+_FAST: Final = 1
 
 
 def encode_heatmap(verdict: Verdict, judgement: Judgement, kind: HeatmapKind) -> tuple[HeatmapHeader, bytes]:
@@ -32,7 +39,26 @@ def encode_heatmap(verdict: Verdict, judgement: Judgement, kind: HeatmapKind) ->
         return header, found.anomaly_map.astype(np.dtype("<f2")).tobytes()
     if kind == "overlay":
         return header, draw_overlay(judgement)
-    return header, encode_png(judgement.recipe.inspector.heat_levels(found))
+    return header, encode_grey_png(judgement.recipe.inspector.heat_levels(found))
+
+
+def encode_grey_png(levels: NDArray[np.uint8]) -> bytes:
+    """Encode uint8 [h, w] as PNG (RFC 2083), each row as its difference to the one above.
+
+    A heat map is smooth and mostly 0: OpenCV's encoder, which weighs five filters for every row, takes 2 to 8 times as
+    long for the same size.
+    """
+    height, width = levels.shape
+    rows = np.empty((height, 1 + width), dtype=np.uint8)
+    rows[:, 0] = _FILTER_UP
+    rows[0, 1:] = levels[0]
+    np.subtract(levels[1:], levels[:-1], out=rows[1:, 1:])
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.data, _FAST)), (b"IEND", b""))
+    return _PNG_SIGNATURE + b"".join(
+        len(data).to_bytes(4, "big") + kind + data + zlib.crc32(data, zlib.crc32(kind)).to_bytes(4, "big")
+        for kind, data in chunks
+    )
 
 
 def draw_overlay(judgement: Judgement) -> bytes:
