@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import msgpack
+import psutil
 import zmq
 
 from daemon.demo_process import DemoDaemon
@@ -83,6 +84,12 @@ class LiveDaemon:
     @property
     def peak_rss_bytes(self) -> int:
         return peak_rss_bytes(self.pid)
+
+    @property
+    def processor_s(self) -> float:
+        """Processor time that the daemon has taken so far, all threads, kernel included."""
+        times = psutil.Process(self.pid).cpu_times()
+        return times.user + times.system
 
     def run(self, *, frames: int, height: int, width: int, cameras: int = 1, rate: float = 0.0) -> list[Heard]:
         """Push `frames` and return what was heard of them, in the order it came."""

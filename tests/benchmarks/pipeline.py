@@ -90,10 +90,13 @@ def measure(
         resources.callback(alone.close)
         daemon = resources.enter_context(LiveDaemon(bank, engine=engine_settings, queue=BLOCKING))
         rates: dict[str, list[float]] = {"engine alone": [], "daemon": []}
+        processor_ms: list[float] = []
         engine_batches = ENGINE_BATCHES if sleep_ms else max(frames // BATCH // 2, 4)
         for number in range(rounds + 1):
             batches = [alone.batch_ms(BATCH) for _ in range(engine_batches)]
+            before_s = daemon.processor_s
             heard = daemon.run(frames=frames, height=height, width=width)
+            processor_ms.append((daemon.processor_s - before_s) * 1e3 / frames)
             if number:
                 rates["engine alone"].append(BATCH * 1e3 / statistics.fmean(batches))
                 rates["daemon"].append(_rate(heard))
@@ -110,6 +113,7 @@ def measure(
             share_of_limit=ratio,
             limit="engine",
         )
+        yield row(f"{what}: saturated", "daemon's processor time", "ms per frame", processor_ms[1:])
         rate = LOAD * statistics.median(rates["daemon"])
         batch_ms = {n: statistics.median(alone.batch_ms(n) for _ in range(7)) for n in range(1, BATCH + 1)}
     with LiveDaemon(bank, engine=engine_settings) as daemon:
