@@ -39,10 +39,14 @@ def list_(
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    table = Table("backbone", "here", "SHA-256 begins", "source", box=None)
+    table = Table("backbone", "SHA-256 begins", box=None)
+    for title in ("here", "source"):
+        table.add_column(title, overflow="fold")
     for row in rows:
-        table.add_row(row["backbone"], row["file"] or "no", (row["sha256"] or "")[:8], escape(row["source"] or ""))
-    Console(soft_wrap=True).print(table)
+        table.add_row(
+            row["backbone"], (row["sha256"] or "")[:8], escape(row["file"] or "no"), escape(row["source"] or "")
+        )
+    Console().print(table)
 
 
 @app.command()

@@ -107,7 +107,9 @@ def _fetch_rest(url: str, file: IO[bytes], on_progress: OnProgress) -> str | Non
     except urllib.error.URLError as error:
         if start:
             return str(error.reason)
-        raise WeightsDownloadError(f"{url} can't be reached: {error.reason}.") from error
+        raise WeightsDownloadError(
+            f"{url} can't be reached: {error.reason}. Bring the file from another host and put it into the weights folder."
+        ) from error
     except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
         return str(error) or type(error).__name__
 
