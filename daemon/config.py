@@ -52,6 +52,9 @@ class Section(BaseModel):
 
 
 class EngineSettings(Section):
+    engine: Literal["mindspore", "openvino"] = "mindspore"
+    precision_hint: Literal["auto", "float32", "bfloat16"] = "auto"
+    cache_dir: Folder | None = None
     device: Literal["CPU", "Ascend"] = "CPU"
     device_id: Annotated[int, Field(ge=0, le=63)] = 0
     precision: Literal["float32", "float16"] = "float32"
@@ -167,6 +170,10 @@ class Settings(Section):
             if review is not None and fail is not None and review > fail:
                 raise ValueError(f"recipes.{name}: review_threshold = {review} is above fail_threshold = {fail}")
         return self
+
+    @property
+    def cache_dir(self) -> Path:
+        return self.engine.cache_dir if self.engine.cache_dir is not None else self.service.state_dir / "openvino"
 
     @property
     def journal_dir(self) -> Path:

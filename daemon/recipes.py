@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from daemon.config import ANY_CAMERA, EngineSettings, RecipeSettings, Settings
+from daemon.config import ANY_CAMERA, RecipeSettings, Settings
 from daemon.errors import ConfigError
 from daemon.outcomes import Outcome
 from patchcore_engine.bank import MemoryBank
 from patchcore_engine.bank_store import resolve
-from patchcore_engine.errors import DeviceError, PatchcoreError
+from patchcore_engine.errors import DeviceError, ParityError, PatchcoreError
 from patchcore_engine.inspector import Inspector
 
 if TYPE_CHECKING:
@@ -42,11 +42,18 @@ class Recipe:
         return Outcome.REVIEW if score >= self.review else Outcome.PASS
 
     def rehearse(self) -> None:
-        """Inspect one picture for real. Raises DeviceError when the score is no finite number."""
+        """Inspect one picture for real, and hold an engine that isn't the reference to it.
+
+        Raises DeviceError when the score is no finite number, and ParityError.
+        """
         size = self.bank.manifest.image_size
         result = self.inspector.inspect([np.full((size, size, 3), 128, dtype=np.uint8)])[0]
         if result is None:
             raise DeviceError(f"Recipe {self.name}: the trial inspection gave no finite score. Run `patchline doctor`.")
+        try:
+            self.inspector.check_parity()
+        except ParityError as error:
+            raise ParityError(f"recipes.{self.name}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,7 @@ def _load(
     bank = MemoryBank.load(resolve(bank_folder(settings, recipe)))
     identity = bank.manifest.extractor_identity
     if identity not in extractors:
-        extractors[identity] = _open_extractor(bank, settings.engine, recipe)
+        extractors[identity] = _open_extractor(bank, settings, recipe)
     return _with_thresholds(name, recipe, Inspector(extractors[identity], bank))
 
 
@@ -116,8 +123,8 @@ def _with_thresholds(name: str, recipe: RecipeSettings, inspector: Inspector) ->
     return Recipe(name=name, inspector=inspector, review=review, fail=fail, max_age_ms=recipe.max_age_ms)
 
 
-def _open_extractor(bank: MemoryBank, engine: EngineSettings, recipe: RecipeSettings) -> "FeatureExtractor":
-    manifest = bank.manifest
+def _open_extractor(bank: MemoryBank, settings: Settings, recipe: RecipeSettings) -> "FeatureExtractor":
+    manifest, engine = bank.manifest, settings.engine
     if manifest.backbone == SLEEPING:
         from patchcore_engine.backbones.sleeping import SleepingExtractor
 
@@ -142,4 +149,7 @@ def _open_extractor(bank: MemoryBank, engine: EngineSettings, recipe: RecipeSett
         batch_sizes=engine.batch_sizes,
         weights_dir=engine.weights_dir,
         backbone_file=engine.backbone_file,
+        engine=engine.engine,
+        precision_hint=engine.precision_hint,
+        cache_dir=settings.cache_dir,
     )

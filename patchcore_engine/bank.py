@@ -1,5 +1,6 @@
 """The memory bank: patch vectors of good parts, how to score against them, and where to draw the line."""
 
+import copy
 import hashlib
 import io
 import zipfile
@@ -16,12 +17,17 @@ from patchcore_engine.calibration import p_value
 from patchcore_engine.errors import BankDamagedError, BankMismatchError, BankMissingError
 from patchcore_engine.index import NearestNeighbours
 from patchcore_engine.manifest import Manifest
+from patchcore_engine.parity_set import ParitySet
 from patchcore_engine.scoring import modelzoo_score, reweighted_score
 
 MANIFEST: Final = "manifest.json"
 INDEX: Final = "index.faiss"
 CALIBRATION: Final = "calibration.npz"
 PREVIEW: Final = "preview.png"
+PARITY: Final = "parity.npz"
+
+_NEEDED: Final = frozenset({INDEX, CALIBRATION, PREVIEW})
+_OPTIONAL: Final = frozenset({PARITY})
 
 OutcomeName = Literal["pass", "review", "fail"]
 
@@ -40,6 +46,7 @@ class MemoryBank:
     `neighbours`: int32 [n, k], the k bank vectors nearest to each bank vector, itself the first.
     `owners`: int32 [n], the training picture each vector came from.
     `calibration_scores`: float64 [pictures], ascending leave-one-out scores of the good parts.
+    `parity`: what another engine is held to before it may serve the bank; None: no other may.
     """
 
     def __init__(
@@ -51,6 +58,7 @@ class MemoryBank:
         owners: NDArray[np.int32],
         calibration_scores: NDArray[np.float64],
         preview: bytes = b"",
+        parity: ParitySet | None = None,
         version: str = "unsaved",
     ) -> None:
         self.manifest = manifest
@@ -59,6 +67,7 @@ class MemoryBank:
         self.owners = owners
         self.calibration_scores = calibration_scores
         self.preview = preview
+        self.parity = parity
         self.version = version
 
     @classmethod
@@ -73,16 +82,28 @@ class MemoryBank:
     def from_files(cls, files: Mapping[str, bytes], version: str) -> Self:
         """Make a bank of its files' contents. Raises BankDamagedError."""
         manifest = Manifest.parse(files[MANIFEST])
-        if set(manifest.files) != {INDEX, CALIBRATION, PREVIEW}:
+        if not _NEEDED <= set(manifest.files) <= _NEEDED | _OPTIONAL:
             raise BankDamagedError("The manifest doesn't name the files of a bank.")
         for name, digest in manifest.files.items():
+            if name not in files:
+                raise BankDamagedError(f"{name} is missing: restore it or fit anew.")
             if hashlib.sha256(files[name]).hexdigest() != digest:
                 raise BankDamagedError(f"{name} doesn't match the digest in the manifest: restore it or fit anew.")
         index = NearestNeighbours.deserialize(np.frombuffer(files[INDEX], dtype=np.uint8))
         if (len(index), index.dimension) != (manifest.vectors, manifest.dimension):
             raise BankDamagedError("The index doesn't hold the vectors that the manifest states.")
         arrays = _read_calibration(files[CALIBRATION], manifest)
-        return cls(manifest, index, preview=files[PREVIEW], version=version, **arrays)  # type: ignore[arg-type]
+        parity = None
+        if PARITY in manifest.files:
+            patches = manifest.grid[0] * manifest.grid[1]
+            parity = ParitySet.from_bytes(files[PARITY], image_size=manifest.image_size, patches=patches)
+        return cls(manifest, index, preview=files[PREVIEW], parity=parity, version=version, **arrays)  # type: ignore[arg-type]
+
+    def with_parity(self, parity: ParitySet) -> Self:
+        """Return the same bank with another parity set."""
+        changed = copy.copy(self)
+        changed.parity = parity
+        return changed
 
     def files(self) -> dict[str, bytes]:
         """Return the contents of the bank's files, the manifest completed by their digests and its own."""
@@ -98,6 +119,8 @@ class MemoryBank:
             CALIBRATION: calibration.getvalue(),
             PREVIEW: self.preview,
         }
+        if self.parity is not None:
+            contents[PARITY] = self.parity.to_bytes()
         digests = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
         manifest = self.manifest.model_copy(update={"files": digests})
         manifest = manifest.model_copy(update={"digest": manifest.content_digest()})
@@ -162,7 +185,8 @@ def read_files(folder: Path) -> dict[str, bytes]:
     if not (folder / MANIFEST).is_file():
         raise BankMissingError(f"{folder} holds no memory bank (no {MANIFEST}): make one with `patchline fit`.")
     try:
-        return {name: (folder / name).read_bytes() for name in (MANIFEST, INDEX, CALIBRATION, PREVIEW)}
+        files = {name: (folder / name).read_bytes() for name in (MANIFEST, *_NEEDED)}
+        return files | {name: (folder / name).read_bytes() for name in _OPTIONAL if (folder / name).is_file()}
     except OSError as error:
         raise BankDamagedError(f"{folder}: {error.filename} can't be read: {error.strerror}.") from error
 

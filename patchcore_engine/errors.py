@@ -15,6 +15,7 @@
     │   └── DigestMismatchError
     ├── DeviceError                no such device, or a setting the device can't do
     ├── ExportError
+    ├── ParityError                another engine that deviates from the reference
     └── BankError
         ├── BankMissingError
         ├── BankDamagedError
@@ -83,6 +84,10 @@ class DeviceError(PatchcoreError):
 
 class ExportError(PatchcoreError):
     """Raised when an exported file can't be made or deviates from the network."""
+
+
+class ParityError(PatchcoreError):
+    """Raised when an engine's results deviate from the reference engine's, or can't be compared with them."""
 
 
 class BankError(PatchcoreError):

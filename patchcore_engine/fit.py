@@ -15,7 +15,7 @@ import psutil
 from numpy.typing import NDArray
 
 from patchcore_engine import images
-from patchcore_engine.backbones.extractor import FeatureExtractor
+from patchcore_engine.backbones.extractor import FeatureExtractor, SubstituteExtractor
 from patchcore_engine.bank import MemoryBank
 from patchcore_engine.calibration import MINIMUM_PICTURES, Threshold, threshold_at
 from patchcore_engine.coreset import RandomProjection, coreset_size, greedy_k_centre
@@ -24,6 +24,7 @@ from patchcore_engine.images import Geometry, PreparedImage
 from patchcore_engine.index import IndexKind, NearestNeighbours
 from patchcore_engine.leave_one_out import GoodScore, LeaveOneOut
 from patchcore_engine.manifest import FORMAT_VERSION, Manifest, ThresholdEntry, Thresholds
+from patchcore_engine.parity import check_parity, with_parity_set
 from patchcore_engine.patch_store import PatchStore, spill_needed
 from patchcore_engine.picture_reader import PictureReader
 from patchcore_engine.progress import Advance, NoProgress, Progress
@@ -93,7 +94,8 @@ def fit(
 ) -> FitResult:
     """Build and calibrate a bank from `pictures` of good parts; the same inputs and seed give the same bank digest.
 
-    Raises DataError (the picture is named), CalibrationError (too few) and MemoryLimitError.
+    With a `SubstituteExtractor` the bank is held to the reference engine before it is returned.
+    Raises DataError (the picture is named), CalibrationError (too few), MemoryLimitError and ParityError.
     """
     progress = progress or NoProgress()
     clock = _Clock()
@@ -133,7 +135,20 @@ def fit(
             calibration_scores=np.sort(scores),
             preview=_preview(reader.first, store[0], index, manifest),
         )
+        bank = _with_parity_set(bank, extractor, reader, scores)
         return FitResult(bank, reader.used, reader.skipped, scores, store.spilled)
+
+
+def _with_parity_set(
+    bank: MemoryBank, extractor: FeatureExtractor, reader: PictureReader, scores: NDArray[np.float64]
+) -> MemoryBank:
+    """Add the good parts that look most and least usual to the bank, and hold `extractor` to them."""
+    chosen = sorted({int(scores.argmin()), int(scores.argmax())})
+    good = [bank.manifest.geometry.prepare(images.read(reader.used[number])).pixels for number in chosen]
+    reference = extractor.reference() if isinstance(extractor, SubstituteExtractor) else extractor
+    bank = with_parity_set(bank, reference, good)
+    check_parity(extractor, bank)
+    return bank
 
 
 def _open_store(
@@ -228,7 +243,8 @@ def _manifest(
         skipped=tuple(path.name for path in reader.skipped),
         data_digest=reader.digest(),
         seed=settings.seed,
-        libraries={name: library_version(name) for name in _LIBRARIES},
+        libraries={name: library_version(name) for name in _LIBRARIES}
+        | ({"engine": extractor.engine} if isinstance(extractor, SubstituteExtractor) else {}),
         seconds=seconds,
         files={},
     )

@@ -13,8 +13,10 @@ from daemon.commands.extractors import (
     BackboneFileOption,
     DeviceIdOption,
     DeviceOption,
+    EngineOption,
     Extractors,
     Precision,
+    PrecisionHintOption,
     load_bank,
 )
 from daemon.errors import ConfigError
@@ -58,6 +60,8 @@ def bench(
     backbone_file: BackboneFileOption = None,
     device: DeviceOption = "CPU",
     device_id: DeviceIdOption = 0,
+    engine: EngineOption = "mindspore",
+    precision_hint: PrecisionHintOption = "auto",
     precision: Annotated[Precision, typer.Option(help="inspection: float16 needs an Ascend device.")] = "float32",
 ) -> None:
     """Measure speed: of an inspection on this host, or of any part of the project; docs/performance.md reads them."""
@@ -66,7 +70,14 @@ def bench(
         return
     if bank is None and backbone_file is None and weights is None:
         weights = "random:0"
-    extractors = Extractors(weights=weights, backbone_file=backbone_file, device=device, device_id=device_id)
+    extractors = Extractors(
+        weights=weights,
+        backbone_file=backbone_file,
+        device=device,
+        device_id=device_id,
+        engine=engine,
+        precision_hint=precision_hint,
+    )
     _time_inspection(extractors, bank, backbone or "efficientnet_lite0", vectors, precision, rounds or 10, as_json)
 
 

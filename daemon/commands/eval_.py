@@ -10,7 +10,9 @@ from daemon.commands.extractors import (
     BackboneFileOption,
     DeviceIdOption,
     DeviceOption,
+    EngineOption,
     Extractors,
+    PrecisionHintOption,
     WeightsOption,
     load_bank,
 )
@@ -44,6 +46,8 @@ def eval_(
     skip_unreadable: Annotated[bool, typer.Option(help="Go on past pictures that can't be read.")] = False,
     device: DeviceOption = "CPU",
     device_id: DeviceIdOption = 0,
+    engine: EngineOption = "mindspore",
+    precision_hint: PrecisionHintOption = "auto",
 ) -> None:
     """Judge a test set with a bank: AUROC, AUPRO, realised error rates beside the stated ones, and a report."""
     from rich.console import Console
@@ -63,7 +67,14 @@ def eval_(
         raise typer.BadParameter("Name the bank by --bank DIR/RECIPE, or with --all their folder by --banks DIR.")
     published = read_published(compare)
     names = datasets.categories(data) if every else [str(category)]
-    extractors = Extractors(weights=weights, backbone_file=backbone_file, device=device, device_id=device_id)
+    extractors = Extractors(
+        weights=weights,
+        backbone_file=backbone_file,
+        device=device,
+        device_id=device_id,
+        engine=engine,
+        precision_hint=precision_hint,
+    )
     console = Console()
     evaluations: list[Evaluation] = []
     failed: dict[str, str] = {}

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 Device = Literal["CPU", "Ascend"]
 Precision = Literal["float32", "float16"]
+Engine = Literal["mindspore", "openvino"]
+PrecisionHint = Literal["auto", "float32", "bfloat16"]
 
 WeightsOption = Annotated[
     str | None,
@@ -25,6 +27,14 @@ BackboneFileOption = Annotated[
 DeviceOption = Annotated[Device, typer.Option(help="Where the backbone runs.")]
 DeviceIdOption = Annotated[int, typer.Option(min=0, help="Which NPU, where there are several.")]
 
+EngineOption = Annotated[
+    Engine,
+    typer.Option(help="openvino: faster on a CPU, from the same weights; needs patchline\\[openvino]."),
+]
+PrecisionHintOption = Annotated[
+    PrecisionHint, typer.Option(help="With --engine openvino: auto takes bfloat16 where the processor has it.")
+]
+
 
 @dataclass(kw_only=True, slots=True)
 class Extractors:
@@ -34,6 +44,8 @@ class Extractors:
     backbone_file: Path | None
     device: Device
     device_id: int
+    engine: Engine = "mindspore"
+    precision_hint: PrecisionHint = "auto"
     _opened: "dict[object, FeatureExtractor]" = field(default_factory=dict)
 
     def open(
@@ -56,16 +68,23 @@ class Extractors:
                 device=self.device,
                 device_id=self.device_id,
                 precision=precision,
+                engine=self.engine,
+                precision_hint=self.precision_hint,
             )
         return self._opened[key]
 
     def inspector(self, bank: "MemoryBank") -> "Inspector":
-        """Return an inspector for `bank`, with the extractor it was made with. Raises PatchcoreError."""
+        """Return an inspector for `bank`, with the extractor it was made with, or one that gives the same results.
+
+        Raises PatchcoreError.
+        """
         from patchcore_engine.inspector import Inspector
 
         manifest = bank.manifest
         extractor = self.open(manifest.backbone, manifest.geometry, manifest.embedding, manifest.precision)
-        return Inspector(extractor, bank)
+        inspector = Inspector(extractor, bank)
+        inspector.check_parity()
+        return inspector
 
 
 def load_bank(path: Path) -> "MemoryBank":

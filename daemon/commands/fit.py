@@ -11,8 +11,10 @@ from daemon.commands.extractors import (
     BackboneFileOption,
     DeviceIdOption,
     DeviceOption,
+    EngineOption,
     Extractors,
     Precision,
+    PrecisionHintOption,
     WeightsOption,
 )
 
@@ -71,6 +73,8 @@ def fit(
     skip_unreadable: Annotated[bool, typer.Option(help="Go on past pictures that can't be read.")] = False,
     device: DeviceOption = "CPU",
     device_id: DeviceIdOption = 0,
+    engine: EngineOption = "mindspore",
+    precision_hint: PrecisionHintOption = "auto",
     precision: Annotated[Precision, typer.Option(help="float16 needs an Ascend device.")] = "float32",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -95,7 +99,14 @@ def fit(
         jobs = [(name, data) for name in datasets.categories(data)]
     else:
         jobs = [(recipe or str(category), data)]
-    extractors = Extractors(weights=weights, backbone_file=backbone_file, device=device, device_id=device_id)
+    extractors = Extractors(
+        weights=weights,
+        backbone_file=backbone_file,
+        device=device,
+        device_id=device_id,
+        engine=engine,
+        precision_hint=precision_hint,
+    )
     results: list[dict[str, Any]] = []
     failed: list[str] = []
     for name, folder in jobs:

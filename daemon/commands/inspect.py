@@ -10,7 +10,9 @@ from daemon.commands.extractors import (
     BackboneFileOption,
     DeviceIdOption,
     DeviceOption,
+    EngineOption,
     Extractors,
+    PrecisionHintOption,
     WeightsOption,
     load_bank,
 )
@@ -28,6 +30,8 @@ def inspect(
     backbone_file: BackboneFileOption = None,
     device: DeviceOption = "CPU",
     device_id: DeviceIdOption = 0,
+    engine: EngineOption = "mindspore",
+    precision_hint: PrecisionHintOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line for each picture.")] = False,
 ) -> None:
     """Judge pictures with a bank and show the verdicts; a picture that can't be read gives status 1."""
@@ -40,9 +44,14 @@ def inspect(
 
     paths = pictures_in(pictures)
     loaded = load_bank(bank)
-    inspector = Extractors(weights=weights, backbone_file=backbone_file, device=device, device_id=device_id).inspector(
-        loaded
-    )
+    inspector = Extractors(
+        weights=weights,
+        backbone_file=backbone_file,
+        device=device,
+        device_id=device_id,
+        engine=engine,
+        precision_hint=precision_hint,
+    ).inspector(loaded)
     thresholds = loaded.manifest.thresholds
     table = Table(
         title=f"Bank {loaded.manifest.recipe}/{loaded.version}",

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 EmbeddingMode = Literal["paper", "modelzoo"]
+Engine = Literal["mindspore", "openvino"]
+PrecisionHint = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,4 +60,35 @@ class FeatureExtractor(Protocol):
 
         `images`: uint8 [n, image_size, image_size, 3], RGB; 1 <= n <= max(batch_sizes).
         """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParityBounds:
+    """How far another engine may deviate from the reference, as shares of the value, or of the threshold above it.
+
+    `distance`: each patch distance.  `score`: each image score.
+    """
+
+    distance: float
+    score: float
+
+
+@runtime_checkable
+class SubstituteExtractor(FeatureExtractor, Protocol):
+    """An extractor of another engine that tells the identity of the one it stands in for.
+
+    It serves a bank only after a parity check (`patchcore_engine.parity`).
+    """
+
+    @property
+    def engine(self) -> str:
+        """The library, its version and the precision it computes in; for people and logs."""
+        ...
+
+    @property
+    def parity_bounds(self) -> ParityBounds: ...
+
+    def reference(self) -> FeatureExtractor:
+        """Open the extractor that this one stands in for."""
         ...

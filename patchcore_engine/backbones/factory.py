@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from patchcore_engine.backbones.extractor import EmbeddingMode, FeatureExtractor
+from patchcore_engine.backbones.extractor import EmbeddingMode, Engine, FeatureExtractor, PrecisionHint
 from patchcore_engine.backbones.registry import backbone_spec
 from patchcore_engine.backbones.sleeping import NAME as SLEEPING
 from patchcore_engine.backbones.sleeping import SleepingExtractor
 from patchcore_engine.backbones.weights import load_weights
-from patchcore_engine.errors import WeightsFormatError
+from patchcore_engine.errors import DeviceError, WeightsFormatError
 from patchcore_engine.images import Geometry
 from patchcore_engine.runtime import Device, Precision
 
@@ -29,18 +29,37 @@ def open_extractor(
     weights_dir: Path | None = None,
     backbone_file: Path | None = None,
     sleep_ms: float = 0.0,
+    engine: Engine = "mindspore",
+    precision_hint: PrecisionHint = "auto",
+    cache_dir: Path | None = None,
 ) -> FeatureExtractor:
     """Open the extractor that the settings name; heavy libraries are loaded here, not at import.
 
     `geometry`: None takes the backbone's own.  `weights`: see `load_weights`.
     `backbone_file`: an exported `.mindir`; then `weights` is not looked at, and `backbone`, `embedding` and `geometry`
     (where given) must be those it was exported with, else WeightsFormatError.
+    `engine` "openvino" runs the same weights on the CPU (`OpenVinoExtractor`, which takes `precision_hint` and
+    `cache_dir`); what it opens serves a bank only after a parity check.
     `backbone` "sleeping" opens the `SleepingExtractor`, which takes `sleep_ms` for each batch and no weights.
     Raises WeightsError and DeviceError.
     """
     if backbone == SLEEPING:
         image_size = geometry.image_size if geometry else SLEEPING_IMAGE_SIZE
         return SleepingExtractor(image_size=image_size, batch_sizes=batch_sizes, seconds_per_batch=sleep_ms / 1e3)
+    if engine == "openvino":
+        return _open_openvino(
+            backbone,
+            weights,
+            geometry,
+            embedding,
+            device=device,
+            precision=precision,
+            batch_sizes=batch_sizes,
+            weights_dir=weights_dir,
+            backbone_file=backbone_file,
+            precision_hint=precision_hint,
+            cache_dir=cache_dir,
+        )
     if backbone_file is not None:
         return _open_exported(
             backbone_file, backbone, geometry, embedding, device=device, device_id=device_id, batch_sizes=batch_sizes
@@ -57,6 +76,43 @@ def open_extractor(
         device_id=device_id,
         precision=precision,
         batch_sizes=batch_sizes,
+    )
+
+
+def _open_openvino(
+    backbone: str,
+    weights: str | Path | None,
+    geometry: Geometry | None,
+    embedding: EmbeddingMode,
+    *,
+    device: Device,
+    precision: Precision,
+    batch_sizes: Sequence[int],
+    weights_dir: Path | None,
+    backbone_file: Path | None,
+    precision_hint: PrecisionHint,
+    cache_dir: Path | None,
+) -> FeatureExtractor:
+    if device != "CPU":
+        raise DeviceError(f'engine = "openvino" runs on the CPU: for device {device} set engine = "mindspore".')
+    if precision != "float32":
+        raise DeviceError(
+            f'engine = "openvino" stands in for float32 networks, not {precision}: set engine = "mindspore", '
+            "or fit the bank anew at float32."
+        )
+    if backbone_file is not None:
+        raise DeviceError('engine = "openvino" runs from the weights: leave backbone_file out.')
+    spec = backbone_spec(backbone)
+    from patchcore_engine.backbones.openvino_extractor import OpenVinoExtractor
+
+    return OpenVinoExtractor(
+        spec,
+        load_weights(weights, spec, weights_dir=weights_dir),
+        geometry=geometry,
+        embedding=embedding,
+        precision_hint=precision_hint,
+        batch_sizes=batch_sizes,
+        cache_dir=cache_dir,
     )
 
 

@@ -1,6 +1,5 @@
 """Feature extraction by MindSpore, on a CPU or an Ascend NPU."""
 
-import bisect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchcore_engine.backbones.extractor import EmbeddingMode, ExtractorIdentity
+from patchcore_engine.backbones.fixed_batches import BATCH_SIZES, FixedBatchExtractor
 from patchcore_engine.backbones.registry import BackboneSpec
 from patchcore_engine.backbones.sidecar import read_sidecar
 from patchcore_engine.backbones.weights import Weights
-from patchcore_engine.errors import GeometryError, WeightsFormatError
+from patchcore_engine.errors import WeightsFormatError
 from patchcore_engine.images import Geometry
 from patchcore_engine.runtime import Device, Precision, check_precision, open_device, prepare_process
 
@@ -23,12 +23,8 @@ from mindspore import Tensor, nn  # noqa: E402
 
 from patchcore_engine.backbones.network import PatchNetwork  # noqa: E402
 
-BATCH_SIZES = (1, 2, 4, 8)
 
-
-class _NetworkExtractor:
-    """A `FeatureExtractor` around a compiled network; fixed batch sizes, smaller batches padded up."""
-
+class _NetworkExtractor(FixedBatchExtractor):
     def __init__(
         self,
         network: Callable[[Any], Any],
@@ -38,39 +34,12 @@ class _NetworkExtractor:
         dimension: int,
         batch_sizes: Sequence[int],
     ) -> None:
-        if not batch_sizes or min(batch_sizes) < 1:
-            raise GeometryError(f"Batch sizes must be 1 or more, not {list(batch_sizes)}.")
+        super().__init__(identity, grid=grid, dimension=dimension, batch_sizes=batch_sizes)
         self._network = network
-        self._identity = identity
-        self._grid = grid
-        self._dimension = dimension
-        self._batch_sizes = tuple(sorted(set(batch_sizes)))
 
-    @property
-    def identity(self) -> ExtractorIdentity:
-        return self._identity
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        return self._grid
-
-    @property
-    def dimension(self) -> int:
-        return self._dimension
-
-    @property
-    def batch_sizes(self) -> Sequence[int]:
-        return self._batch_sizes
-
-    def warm_up(self) -> None:
-        side = self._identity.image_size
-        for size in self._batch_sizes:
-            self.embed(np.zeros((size, side, side, 3), np.uint8))
-
-    def embed(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        padded = pad_batch(images, self._batch_sizes, self._identity.image_size)
-        patches: NDArray[np.float32] = self._network(Tensor(padded)).asnumpy()
-        return patches[: len(images)]
+    def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        patches: NDArray[np.float32] = self._network(Tensor(images)).asnumpy()
+        return patches
 
 
 class MindSporeExtractor(_NetworkExtractor):
@@ -147,25 +116,3 @@ class MindIRExtractor(_NetworkExtractor):
     def geometry(self) -> Geometry:
         """What pictures must be prepared with."""
         return self._geometry
-
-
-def pad_batch(images: NDArray[np.uint8], batch_sizes: Sequence[int], image_size: int) -> NDArray[np.uint8]:
-    """Return `images` filled up with black ones to the next of `batch_sizes` (ascending).
-
-    Raises GeometryError where the shape or the dtype isn't what the network was compiled for.
-    """
-    expected = (image_size, image_size, 3)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
-        raise GeometryError(
-            f"The backbone takes uint8 pictures [n, {image_size}, {image_size}, 3], not {images.dtype} "
-            f"{list(images.shape)}."
-        )
-    n = len(images)
-    if not 1 <= n <= batch_sizes[-1]:
-        raise GeometryError(f"The backbone takes 1 to {batch_sizes[-1]} pictures at once, not {n}.")
-    size = batch_sizes[bisect.bisect_left(batch_sizes, n)]
-    if size == n:
-        return np.ascontiguousarray(images)
-    padded = np.zeros((size, *expected), np.uint8)
-    padded[:n] = images
-    return padded
