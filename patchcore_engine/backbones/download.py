@@ -108,7 +108,7 @@ def _fetch_rest(url: str, file: IO[bytes], on_progress: OnProgress) -> str | Non
         if start:
             return str(error.reason)
         raise WeightsDownloadError(
-            f"{url} can't be reached: {error.reason}. Bring the file from another host and put it into the weights folder."
+            f"{url} can't be reached: {error.reason}. Or bring the file from another host to the weights folder."
         ) from error
     except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
         return str(error) or type(error).__name__

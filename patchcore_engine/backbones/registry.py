@@ -31,7 +31,7 @@ class PublishedWeights:
 class BackboneSpec:
     """One backbone: its network, its published weights and the geometry it is used with unless told otherwise.
 
-    `mean`, `std`: of RGB in 0..1, as in the network's training.  `strides`: of the two outputs to the input.
+    `mean`, `std`: what RGB in 0..1 is normalised with.  `strides`: of the two outputs to the input.
     """
 
     name: str
@@ -78,6 +78,8 @@ _SPECS: Final = {
         _torchvision("wide_resnet50_2", ResNet("bottleneck", (3, 4, 6), width=128), "95faca4d"),
         _torchvision("resnet50", ResNet("bottleneck", (3, 4, 6)), "0676ba61"),
         _torchvision("resnet18", ResNet("basic", (2, 2, 2)), "f37072fd"),
+        # These weights were trained on (x - 127) / 128. ImageNet's statistics double the contrast they see, which told
+        # defects better on MVTec bottle: pixel AUROC 0.987 against 0.983 at 384 pixels, 0.984 against 0.978 at 224.
         BackboneSpec(
             name="efficientnet_lite0",
             architecture=EfficientNetLite(outputs=(4, 10)),
