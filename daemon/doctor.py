@@ -33,7 +33,8 @@ def examine(settings: Settings, *, recipes: bool, banks: Path | None = None) -> 
     engine = settings.engine
     yield diagnosis.check_python()
     yield diagnosis.check_convolution_guard()
-    libraries = list(diagnosis.check_libraries())
+    wanted = diagnosis.LIBRARIES | (diagnosis.OPENVINO_LIBRARIES if engine.engine == "openvino" else {})
+    libraries = list(diagnosis.check_libraries(wanted))
     yield from libraries
     broken = {finding.check for finding in libraries if finding.status == "fail"}
     if "library mindspore" not in broken:

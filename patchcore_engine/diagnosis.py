@@ -28,6 +28,7 @@ LIBRARIES: Final = {
     "opencv-python-headless": "cv2",
     "pyzmq": "zmq",
 }
+OPENVINO_LIBRARIES: Final = {"openvino": "openvino", "onnx": "onnx"}
 # oneDNN's reference loop reaches about a hundredth of a matrix product's speed, its real kernels at least a quarter.
 SLOW_CONVOLUTION: Final = 0.05
 SLOW_MEMORY_GB_S: Final = 3.0
@@ -52,10 +53,10 @@ def check_python(version: tuple[int, int] = sys.version_info[:2]) -> Finding:
     return Finding(check="python", status="fail", detail=detail, remedy="Use Python 3.11 or 3.12.")
 
 
-def check_libraries() -> Iterator[Finding]:
-    """Import each library that patchline stands on; a wheel can be installed and still lack a system library."""
+def check_libraries(libraries: Mapping[str, str] = LIBRARIES) -> Iterator[Finding]:
+    """Import each library, distribution -> module; a wheel can be installed and still lack a system library."""
     runtime.prepare_process()
-    for distribution, module in LIBRARIES.items():
+    for distribution, module in libraries.items():
         check = f"library {distribution}"
         try:
             version = metadata.version(distribution)

@@ -27,6 +27,8 @@ def settings(tmp_path: Path) -> Settings:
 [intake]
 push = "tcp://127.0.0.1:*"
 acked = "ipc://{tmp_path}/acked"
+[engine]
+engine = "openvino"
 [publish]
 verdicts = "tcp://127.0.0.1:0"
 replay = ""
@@ -60,6 +62,7 @@ def test_nothing_fails_on_the_host_that_runs_the_tests(settings: Settings, banks
     assert not [finding for finding in findings if finding.status == "fail"]
     found = by_check(findings)
     assert found["library mindspore"].detail == diagnosis.MINDSPORE_VERSION
+    assert "library openvino" in found
     assert float(found["convolution 3x3"].figures["gflops"]) > 0
     assert "all digests match" in found["bank plates"].detail
     assert json.loads(doctor.to_json(findings))["status"] == doctor.worst(findings)
@@ -74,6 +77,13 @@ def test_every_fault_comes_with_a_remedy(settings: Settings, tmp_path: Path) -> 
     faults = [finding for finding in findings if finding.status != "ok"]
     assert {"banks", "recipes", "python", "state folder"} <= {finding.check for finding in faults}
     assert all(finding.remedy for finding in faults)
+
+
+def test_a_library_that_is_not_there_fails_with_the_way_to_get_it() -> None:
+    missing, broken = diagnosis.check_libraries({"absent-distribution": "absent", "pytest": "absent_module"})
+    assert (missing.status, missing.detail) == ("fail", "not installed")
+    assert (broken.status, broken.detail) == ("fail", "can't be imported: No module named 'absent_module'")
+    assert "runtime.lock" in (missing.remedy or "")
 
 
 def test_a_damaged_bank_is_found(banks: Path, settings: Settings) -> None:
