@@ -1,4 +1,4 @@
-"""Exact nearest neighbours in a memory bank, by faiss."""
+"""The vectors of a memory bank: kept by faiss, searched exactly."""
 
 from typing import Final, Literal, get_args
 
@@ -7,23 +7,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchcore_engine.errors import BankDamagedError
+from patchcore_engine.nearest import CertifiedSearch, FlatSearch, Projection, principal_projection
 
-IndexKind = Literal["flat"]
+IndexKind = Literal["flat", "pca"]
 INDEX_KINDS: Final[tuple[IndexKind, ...]] = get_args(IndexKind)
+DEFAULT_PROJECTED: Final = 96
 
 
 class NearestNeighbours:
     """Finds the nearest bank vectors of patches. Distances are true L2, the square root taken.
 
-    `vectors`: float32 [n, d].
+    `vectors`: float32 [n, d]. Every kind gives the exact nearest vector: "flat" by comparing all, "pca" by bounds in
+    the few dimensions of `projection` that prove most vectors farther (`nearest.CertifiedSearch`). Several neighbours
+    are always found by faiss.
     """
 
-    def __init__(self, vectors: NDArray[np.float32]) -> None:
-        self._index = faiss.IndexFlatL2(vectors.shape[1])
-        self._index.add(np.ascontiguousarray(vectors, dtype=np.float32))
+    def __init__(
+        self, vectors: NDArray[np.float32], kind: IndexKind = "flat", projection: Projection | None = None
+    ) -> None:
+        index = faiss.IndexFlatL2(vectors.shape[1])
+        index.add(np.ascontiguousarray(vectors, dtype=np.float32))
+        self._set_up(index, kind, projection)
 
     @classmethod
-    def deserialize(cls, data: NDArray[np.uint8]) -> "NearestNeighbours":
+    def deserialize(
+        cls, data: NDArray[np.uint8], kind: IndexKind = "flat", projection: Projection | None = None
+    ) -> "NearestNeighbours":
         """Read what `serialize` made. The caller has verified its digest: faiss doesn't detect damage.
 
         Raises BankDamagedError when it is no flat L2 index.
@@ -35,8 +44,18 @@ class NearestNeighbours:
         if not isinstance(index, faiss.IndexFlatL2):
             raise BankDamagedError(f"The index is a {type(index).__name__}, not a flat L2 index.")
         neighbours = cls.__new__(cls)
-        neighbours._index = index
+        neighbours._set_up(index, kind, projection)
         return neighbours
+
+    def _set_up(self, index: faiss.IndexFlatL2, kind: IndexKind, projection: Projection | None) -> None:
+        self._index = index
+        self.kind: IndexKind = kind
+        self.projection: Projection | None = None
+        self._search: FlatSearch | CertifiedSearch = FlatSearch(self.vectors)
+        if kind == "pca":
+            kept = min(DEFAULT_PROJECTED, max(1, self.dimension // 2))
+            self.projection = projection or principal_projection(self.vectors, kept)
+            self._search = CertifiedSearch(self.vectors, self.projection)
 
     def serialize(self) -> NDArray[np.uint8]:
         return np.asarray(faiss.serialize_index(self._index), dtype=np.uint8)
@@ -59,7 +78,11 @@ class NearestNeighbours:
 
         `queries`: float32 [q, d]. A query that holds NaN has no neighbour: its distances are NaN.
         """
-        squared, positions = self._index.search(np.ascontiguousarray(queries, dtype=np.float32), k)
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
+        if k == 1:
+            squared, positions = self._search.nearest(queries)
+            return np.sqrt(squared)[:, None], positions[:, None]
+        squared, positions = self._index.search(queries, k)
         distances = np.sqrt(np.maximum(squared, 0, out=squared), out=squared)
         distances[positions < 0] = np.nan
         return distances, positions
