@@ -18,12 +18,13 @@ LIBRARIES: Final = (
     "faiss-cpu",
     "opencv-python-headless",
     "openvino",
+    "onnxruntime",
     "pyzmq",
     "msgpack",
     "pydantic",
 )
 MATRIX_SIDE: Final = 2048
-MATRIX_RUNS: Final = 12
+MATRIX_RUNS: Final = 40
 COPIED_BYTES: Final = 256 * 2**20
 COPIES: Final = 8
 
