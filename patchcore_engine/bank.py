@@ -17,6 +17,7 @@ from patchcore_engine.calibration import p_value
 from patchcore_engine.errors import BankDamagedError, BankMismatchError, BankMissingError
 from patchcore_engine.index import NearestNeighbours
 from patchcore_engine.manifest import Manifest
+from patchcore_engine.nearest import Projection
 from patchcore_engine.parity_set import ParitySet
 from patchcore_engine.scoring import modelzoo_score, reweighted_score
 
@@ -89,10 +90,12 @@ class MemoryBank:
                 raise BankDamagedError(f"{name} is missing: restore it or fit anew.")
             if hashlib.sha256(files[name]).hexdigest() != digest:
                 raise BankDamagedError(f"{name} doesn't match the digest in the manifest: restore it or fit anew.")
+        arrays, projection = _read_calibration(files[CALIBRATION], manifest)
         index = NearestNeighbours.deserialize(np.frombuffer(files[INDEX], dtype=np.uint8))
         if (len(index), index.dimension) != (manifest.vectors, manifest.dimension):
             raise BankDamagedError("The index doesn't hold the vectors that the manifest states.")
-        arrays = _read_calibration(files[CALIBRATION], manifest)
+        if projection is not None:
+            index.prove_with(projection)
         parity = None
         if PARITY in manifest.files:
             patches = manifest.grid[0] * manifest.grid[1]
@@ -108,12 +111,10 @@ class MemoryBank:
     def files(self) -> dict[str, bytes]:
         """Return the contents of the bank's files, the manifest completed by their digests and its own."""
         calibration = io.BytesIO()
-        np.savez(
-            calibration,
-            scores=self.calibration_scores,
-            neighbours=self.neighbours,
-            owners=self.owners,
-        )
+        arrays = {"scores": self.calibration_scores, "neighbours": self.neighbours, "owners": self.owners}
+        if self.index.projection is not None:
+            arrays |= {"projection_mean": self.index.projection.mean, "projection_basis": self.index.projection.basis}
+        np.savez(calibration, **arrays)  # type: ignore[arg-type]
         contents = {
             INDEX: self.index.serialize().tobytes(),
             CALIBRATION: calibration.getvalue(),
@@ -191,10 +192,13 @@ def read_files(folder: Path) -> dict[str, bytes]:
         raise BankDamagedError(f"{folder}: {error.filename} can't be read: {error.strerror}.") from error
 
 
-def _read_calibration(data: bytes, manifest: Manifest) -> dict[str, NDArray[np.generic]]:
+def _read_calibration(data: bytes, manifest: Manifest) -> tuple[dict[str, NDArray[np.generic]], Projection | None]:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             scores, neighbours, owners = arrays["scores"], arrays["neighbours"], arrays["owners"]
+            projection = None
+            if manifest.index == "pca":
+                projection = Projection(arrays["projection_mean"], arrays["projection_basis"])
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise BankDamagedError("The calibration file can't be read.") from error
     fits = (
@@ -206,7 +210,16 @@ def _read_calibration(data: bytes, manifest: Manifest) -> dict[str, NDArray[np.g
         and len(neighbours) == manifest.vectors
         and int(neighbours.min()) >= 0
         and int(neighbours.max()) < manifest.vectors
+        and (projection is None or _fits(projection, manifest))
     )
     if not fits:
         raise BankDamagedError("The calibration file doesn't fit the manifest.")
-    return {"calibration_scores": scores, "neighbours": neighbours, "owners": owners}
+    return {"calibration_scores": scores, "neighbours": neighbours, "owners": owners}, projection
+
+
+def _fits(projection: Projection, manifest: Manifest) -> bool:
+    return (
+        projection.mean.dtype == projection.basis.dtype == np.float32
+        and projection.mean.shape == (manifest.dimension,)
+        and projection.basis.shape == (manifest.dimension, manifest.index_projected)
+    )

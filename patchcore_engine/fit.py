@@ -21,7 +21,8 @@ from patchcore_engine.calibration import MINIMUM_PICTURES, Threshold, threshold_
 from patchcore_engine.coreset import RandomProjection, coreset_size, greedy_k_centre
 from patchcore_engine.errors import CalibrationError, GeometryError
 from patchcore_engine.images import Geometry, PreparedImage
-from patchcore_engine.index import IndexKind, NearestNeighbours
+from patchcore_engine.index import NearestNeighbours
+from patchcore_engine.index_choice import ChosenIndex, IndexChoice, choose_index
 from patchcore_engine.leave_one_out import GoodScore, LeaveOneOut
 from patchcore_engine.manifest import FORMAT_VERSION, Manifest, ThresholdEntry, Thresholds
 from patchcore_engine.parity import check_parity, with_parity_set
@@ -31,6 +32,7 @@ from patchcore_engine.progress import Advance, NoProgress, Progress
 from patchcore_engine.scoring import ScoreMode, anomaly_maps, map_distances, overlay
 
 _LIBRARIES: Final = ("mindspore", "numpy", "faiss-cpu", "opencv-python-headless", "scikit-learn", "scipy")
+_SAMPLE_PICTURES: Final = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +45,7 @@ class FitSettings:
     recipe: str
     geometry: Geometry
     coreset_ratio: float = 0.01
-    index: IndexKind = "flat"
+    index: IndexChoice = "auto"
     score_mode: ScoreMode = "paper"
     reweight: bool = True
     n_neighbors: int = 9
@@ -118,14 +120,16 @@ def fit(
         with clock.stage("coreset"), progress.stage("coreset", count, "vectors") as advance:
             selected = greedy_k_centre(projected, count, settings.seed, advance)
         del projected
-        index = NearestNeighbours(store.gather(selected))
+        with clock.stage("index"):
+            chosen = choose_index(store.gather(selected), _sample_queries(store), settings.index)
+        index = chosen.index
         owners = (selected // patches_each).astype(np.int32)
         with clock.stage("neighbours"), progress.stage("neighbours", len(index), "vectors") as advance:
             neighbours = _bank_neighbours(index, min(settings.n_neighbors, len(index)))
             advance(len(index))
         with clock.stage("calibrate"), progress.stage("calibration", store.pictures, "pictures") as advance:
             good = _score_good_pictures(store, index, owners, extractor.grid, settings, advance)
-        manifest = _manifest(extractor, settings, reader, index, good, clock.seconds)
+        manifest = _manifest(extractor, settings, reader, chosen, good, clock.seconds)
         scores = np.array([entry.score for entry in good])
         bank = MemoryBank(
             manifest,
@@ -185,6 +189,11 @@ def _embed_all(
     return projected[: store.pictures].reshape(-1, projection.output_dimension)
 
 
+def _sample_queries(store: PatchStore) -> NDArray[np.float32]:
+    """Return the patches of some pictures, evenly taken from all."""
+    return np.concatenate([store[int(n)] for n in np.linspace(0, store.pictures - 1, _SAMPLE_PICTURES)])
+
+
 def _score_good_pictures(
     store: PatchStore,
     index: NearestNeighbours,
@@ -213,11 +222,11 @@ def _manifest(
     extractor: FeatureExtractor,
     settings: FitSettings,
     reader: PictureReader,
-    index: NearestNeighbours,
+    chosen: ChosenIndex,
     good: Sequence[GoodScore],
     seconds: dict[str, float],
 ) -> Manifest:
-    identity = extractor.identity
+    identity, index = extractor.identity, chosen.index
     return Manifest(
         format=FORMAT_VERSION,
         recipe=settings.recipe,
@@ -231,7 +240,10 @@ def _manifest(
         grid=extractor.grid,
         dimension=extractor.dimension,
         coreset_ratio=settings.coreset_ratio,
-        index=settings.index,
+        index=index.kind,
+        index_projected=index.projection.basis.shape[1] if index.projection is not None else None,
+        index_proved=chosen.proved,
+        index_candidates=chosen.candidates,
         vectors=len(index),
         patches=len(good) * extractor.grid[0] * extractor.grid[1],
         score_mode=settings.score_mode,

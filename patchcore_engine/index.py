@@ -31,13 +31,14 @@ class NearestNeighbours:
     ) -> None:
         index = faiss.IndexFlatL2(vectors.shape[1])
         index.add(np.ascontiguousarray(vectors, dtype=np.float32))
-        self._set_up(index, kind, projection)
+        self._take(index)
+        if kind == "pca":
+            kept = min(DEFAULT_PROJECTED, max(1, self.dimension // 2))
+            self.prove_with(projection or principal_projection(self.vectors, kept))
 
     @classmethod
-    def deserialize(
-        cls, data: NDArray[np.uint8], kind: IndexKind = "flat", projection: Projection | None = None
-    ) -> "NearestNeighbours":
-        """Read what `serialize` made. The caller has verified its digest: faiss doesn't detect damage.
+    def deserialize(cls, data: NDArray[np.uint8]) -> "NearestNeighbours":
+        """Read what `serialize` made, as a flat index. The caller has verified its digest: faiss doesn't detect damage.
 
         Raises BankDamagedError when it is no flat L2 index.
         """
@@ -48,18 +49,22 @@ class NearestNeighbours:
         if not isinstance(index, faiss.IndexFlatL2):
             raise BankDamagedError(f"The index is a {type(index).__name__}, not a flat L2 index.")
         neighbours = cls.__new__(cls)
-        neighbours._set_up(index, kind, projection)
+        neighbours._take(index)
         return neighbours
 
-    def _set_up(self, index: faiss.IndexFlatL2, kind: IndexKind, projection: Projection | None) -> None:
+    def _take(self, index: faiss.IndexFlatL2) -> None:
         self._index = index
-        self.kind: IndexKind = kind
         self.projection: Projection | None = None
         self._search: FlatSearch | CertifiedSearch = FlatSearch(self.vectors)
-        if kind == "pca":
-            kept = min(DEFAULT_PROJECTED, max(1, self.dimension // 2))
-            self.projection = projection or principal_projection(self.vectors, kept)
-            self._search = CertifiedSearch(self.vectors, self.projection)
+
+    def prove_with(self, projection: Projection) -> None:
+        """Make this a "pca" index, before anybody searches it. `projection`: of as many dimensions as the vectors."""
+        self.projection = projection
+        self._search = CertifiedSearch(self.vectors, projection)
+
+    @property
+    def kind(self) -> IndexKind:
+        return "flat" if self.projection is None else "pca"
 
     def serialize(self) -> NDArray[np.uint8]:
         return np.asarray(faiss.serialize_index(self._index), dtype=np.uint8)

@@ -15,7 +15,7 @@ _BLOCK_ENTRIES: Final = 4 << 20
 # Below this many entries a second thread costs more than it saves.
 _THREADED_ENTRIES: Final = 400_000
 # A query with more candidates than this goes to the full product.
-_MOST_CANDIDATES: Final = 48
+MOST_CANDIDATES: Final = 48
 # Candidates compared at a time, so that their vectors stay in the cache.
 _CANDIDATE_BLOCK: Final = 256
 # A sum of d products in float32 is off by about sqrt(d) half units in the last place; this is many times as much.
@@ -91,7 +91,7 @@ class CertifiedSearch:
     def nearest(self, queries: NDArray[np.float32]) -> Found:
         """Return like `FlatSearch.nearest`."""
         squared, positions, candidates = self._search(queries)
-        open_ = np.flatnonzero(candidates > _MOST_CANDIDATES)
+        open_ = np.flatnonzero(candidates > MOST_CANDIDATES)
         if len(open_):
             squared[open_], positions[open_] = self._flat.nearest(queries[open_])
         return squared, positions
@@ -125,7 +125,7 @@ class CertifiedSearch:
         left = np.flatnonzero(bounds <= (squared + slack)[:, None])
         rows = left // bounds.shape[1]
         counts = np.bincount(rows, minlength=len(queries))
-        several = (counts[rows] > 1) & (counts[rows] <= _MOST_CANDIDATES)
+        several = (counts[rows] > 1) & (counts[rows] <= MOST_CANDIDATES)
         if several.any():
             rows, columns = rows[several], left[several] % bounds.shape[1]
             exact = np.empty(len(rows), dtype=np.float32)

@@ -53,7 +53,10 @@ def fit(
         int | None, typer.Option(help="Shorter side before the crop, pixels.", show_default=False)
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same inputs and seed give the same bank.")] = 0,
-    index: Annotated[Literal["flat"], typer.Option(help="Kind of nearest-neighbour index.")] = "flat",
+    index: Annotated[
+        Literal["auto", "flat", "pca"],
+        typer.Option(help="How the bank is searched; every kind is exact, auto takes the cheapest."),
+    ] = "auto",
     score_mode: Annotated[
         Literal["paper", "modelzoo"], typer.Option(help="modelzoo is there for comparison.")
     ] = "paper",

@@ -152,6 +152,23 @@ def test_modelzoo_mode_scores_by_squared_distances(good: list[Path], fitted: Fit
     assert result.anomaly_map.max() > paper_result.anomaly_map.max() ** 2
 
 
+def test_a_bank_searched_by_bounds_judges_as_a_flat_one_also_after_a_round_trip(good: list[Path]) -> None:
+    wide = parts.extractor(dimension=128)
+    images = [parts.draw_part(np.random.default_rng(seed), blot=seed % 2 == 0) for seed in range(6)]
+    flat = fit(good, wide, parts.settings(index="flat")).bank
+    bounded = MemoryBank.from_files(fit(good, wide, parts.settings(index="pca")).bank.files(), "v")
+    assert (flat.manifest.index, bounded.manifest.index) == ("flat", "pca")
+    assert bounded.index.projection is not None
+    assert bounded.manifest.index_projected == bounded.index.projection.basis.shape[1]
+    for left, right in zip(
+        Inspector(wide, flat).inspect(images), Inspector(wide, bounded).inspect(images), strict=True
+    ):
+        assert left is not None
+        assert right is not None
+        assert left.score == pytest.approx(right.score, rel=1e-6)
+        assert left.outcome == right.outcome
+
+
 def test_the_preview_shows_the_first_part_beside_its_heat_map(fitted: FitResult) -> None:
     assert decode(fitted.bank.preview).shape == (64, 128, 3)
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
+from patchcore_engine.index_choice import choose_index
 from patchcore_engine.nearest import CertifiedSearch, FlatSearch, Projection, principal_projection
 
 
@@ -89,3 +90,28 @@ def test_several_threads_may_search_one_bank() -> None:
         thread.join()
     for number, positions in enumerate(alone):
         np.testing.assert_array_equal(together[number], positions)
+
+
+def test_auto_takes_bounds_where_they_save_work_and_the_plain_product_where_not() -> None:
+    bank, queries = vectors_of_a_few_causes(2000, 512, 1), vectors_of_a_few_causes(300, 512, 2)
+    chosen = choose_index(bank, queries, "auto")
+    assert chosen.index.kind == "pca"
+    assert chosen.proved == 1
+    shapeless = np.random.default_rng(0).standard_normal((2100, 512)).astype(np.float32)
+    assert choose_index(shapeless[:2000], shapeless[2000:], "auto").index.kind == "flat"
+    assert choose_index(bank[:20], queries, "auto").index.kind == "flat"
+
+
+@pytest.mark.parametrize("choice", ["flat", "pca"])
+def test_a_kind_that_is_asked_for_is_taken(choice: str) -> None:
+    bank = vectors_of_a_few_causes(200, 20, 1)
+    assert choose_index(bank, bank, choice).index.kind == choice  # type: ignore[arg-type]
+
+
+def test_the_choice_is_the_same_every_time() -> None:
+    bank, queries = vectors_of_a_few_causes(2000, 512, 1), vectors_of_a_few_causes(300, 512, 2)
+    first, second = choose_index(bank, queries, "auto"), choose_index(bank, queries, "auto")
+    assert first.index.projection is not None
+    assert second.index.projection is not None
+    np.testing.assert_array_equal(first.index.projection.basis, second.index.projection.basis)
+    assert (first.proved, first.candidates) == (second.proved, second.candidates)
