@@ -1,6 +1,6 @@
 """Greedy k-centre selection against the plain loop, and how far its centres leave the farthest point.
 
-The points lie in clusters of a low intrinsic dimension under noise, as the patches of good parts do. The plain loop's
+The points lie in clusters whose spectrum falls off, under noise, as the patches of good parts do. The plain loop's
 time grows with points times centres: above PLAIN_WORK it is measured on its first centres and scaled.
 """
 
@@ -18,8 +18,9 @@ SIZES: Final = (20_000, 160_000)
 FULL_SIZES: Final = (20_000, 160_000, 600_000)
 RATIOS: Final = (0.01, 0.1)
 CLUSTERS: Final = 400
-INTRINSIC_DIMENSION: Final = 12
-NOISE: Final = 0.15
+LATENT_DIMENSION: Final = 160
+SPREAD: Final = 0.5
+NOISE: Final = 0.1
 ROUNDS: Final = 2
 # Point-centre distances that the plain loop may compute in one run, about 15 s on one core.
 PLAIN_WORK: Final = 1.2e9
@@ -58,16 +59,18 @@ def _compare(points: NDArray[np.float32], count: int, options: Options) -> Itera
 def patch_like_points(total: int, dimension: int) -> NDArray[np.float32]:
     """Return float32 [total, dimension]."""
     random = np.random.default_rng(SEED)
-    centres = random.standard_normal((CLUSTERS, dimension), dtype=np.float32)
-    bases = random.standard_normal((CLUSTERS, INTRINSIC_DIMENSION, dimension), dtype=np.float32)
-    bases /= np.sqrt(dimension / 4)
+    spectrum = (1 / np.sqrt(1 + np.arange(LATENT_DIMENSION))).astype(np.float32)
+    shape = (CLUSTERS, LATENT_DIMENSION)
+    centres = random.standard_normal(shape, dtype=np.float32) * spectrum
+    spread = SPREAD * np.abs(random.standard_normal(shape, dtype=np.float32)) * spectrum
     cluster = random.integers(CLUSTERS, size=total)
-    points = NOISE * random.standard_normal((total, dimension), dtype=np.float32)
-    for number in range(CLUSTERS):
-        members = np.flatnonzero(cluster == number)
-        inside = random.standard_normal((len(members), INTRINSIC_DIMENSION), dtype=np.float32)
-        points[members] += centres[number] + inside @ bases[number]
-    return points
+    latent = random.standard_normal((total, LATENT_DIMENSION), dtype=np.float32)
+    latent *= spread[cluster]
+    latent += centres[cluster]
+    mixing = random.standard_normal((LATENT_DIMENSION, dimension), dtype=np.float32)
+    noise = random.standard_normal((total, dimension), dtype=np.float32)
+    noise *= NOISE
+    return np.asarray(latent @ mixing + noise, dtype=np.float32)
 
 
 def covering_radius(points: NDArray[np.float32], centres: NDArray[np.int64]) -> float:
