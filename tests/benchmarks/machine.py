@@ -69,9 +69,10 @@ def machine(torch_python: Path | None = None) -> dict[str, Any]:
 
 
 def _best_s(call: Callable[[], object]) -> float:
+    call()
     times = []
     end = time.perf_counter() + SECONDS
-    while time.perf_counter() < end:
+    while not times or time.perf_counter() < end:
         begin = time.perf_counter()
         call()
         times.append(time.perf_counter() - begin)
