@@ -3,10 +3,16 @@
 import gc
 import os
 from collections.abc import Callable, Iterator
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
+from patchcore_engine.backbones.extractor import FeatureExtractor, PrecisionHint
 from tests.benchmarks.child import ROOT, Child
 from tests.benchmarks.figures import Options, Row, compared, in_turns, milliseconds
 
@@ -15,6 +21,7 @@ FULL_BATCHES: Final = (1, 4, 8, 16)
 ROUNDS: Final = 9
 # Multiplications and additions of one picture up to the end of layer3.
 _FLOP: Final = {("wide_resnet50_2", 224): 18.37e9}
+_OPENVINO: Final[dict[str, PrecisionHint]] = {"openvino auto": "auto", "openvino float32": "float32"}
 _REFERENCE: Final = ROOT / "tests" / "engine" / "reference"
 
 
@@ -57,5 +64,25 @@ def _own_engines(backbone: str, batch: int) -> tuple[int, dict[str, Callable[[],
     extractor = open_extractor(backbone=backbone, weights="random:0", batch_sizes=(batch,))
     image_size = extractor.identity.image_size
     images = np.random.default_rng(0).integers(0, 256, (batch, image_size, image_size, 3), dtype=np.uint8)
+    extractors = {"mindspore": extractor}
+    if find_spec("openvino") is not None:
+        for name, hint in _OPENVINO.items():
+            extractors[name] = open_extractor(
+                backbone=backbone,
+                weights="random:0",
+                batch_sizes=(batch,),
+                engine="openvino",
+                precision_hint=hint,
+                cache_dir=Path(_openvino_cache().name),
+            )
+    return image_size, {name: _per_picture(opened, images) for name, opened in extractors.items()}
+
+
+def _per_picture(extractor: FeatureExtractor, images: NDArray[np.uint8]) -> Callable[[], float]:
     timed = milliseconds(lambda: extractor.embed(images))
-    return image_size, {"mindspore": lambda: timed() / batch}
+    return lambda: timed() / len(images)
+
+
+@cache
+def _openvino_cache() -> TemporaryDirectory[str]:
+    return TemporaryDirectory(prefix="patchline-bench-")
