@@ -23,6 +23,9 @@ from patchcore_engine.runtime import ISA_VARIABLE
 if TYPE_CHECKING:
     from patchcore_engine.backbones.mindspore_extractor import MindSporeExtractor
 
+# Measured on 83 test pictures of MVTec's bottle with efficientnet_lite0. float32: distances within 1e-4, scores within
+# 2e-6. bfloat16: the worst of 191,232 distances by 0.26 (a dark, even background), half of them by less than 0.005;
+# scores by at most 0.017; image AUROC the same, pixel AUROC within 0.0002.
 FLOAT32_BOUNDS: Final = ParityBounds(distance=1e-3, score=1e-3)
 REDUCED_BOUNDS: Final = ParityBounds(distance=0.4, score=2e-2)
 
