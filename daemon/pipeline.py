@@ -1,11 +1,9 @@
 """The stages and their threads: queue -> decode -> engine -> in order -> journal and out. Only this file knows all."""
 
-import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -23,6 +21,7 @@ from daemon.inspection import (
 )
 from daemon.intake import Doors, Intake
 from daemon.outcomes import Reason
+from daemon.prefetch import Job, Prefetch
 from daemon.reception import Reception, VerdictLookup
 from daemon.recipes import RecipeSet
 from daemon.scheduler import QueuePolicy, Scheduler, Ticket
@@ -34,14 +33,6 @@ log = structlog.get_logger()
 
 DELIVERY_S: Final = 10.0
 NO_RECIPES: Final = RecipeSet({}, {})
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """Something for the engine thread to do between two batches."""
-
-    call: Callable[[], None]
-    done: "Future[Exception | None]"
 
 
 class Pipeline:
@@ -92,9 +83,7 @@ class Pipeline:
             on_state=on_journal,
         )
         self._ahead_of_queue, self._ahead_of_engine = self._delivery.from_queue, self._delivery.from_engine
-        # One batch is prefetched: the decode thread takes the next only when the engine has begun with the last.
-        self._decoded: queue.Queue[list[DecodedFrame] | _Job | None] = queue.Queue(maxsize=1)
-        self._free_slot = threading.Semaphore(1)
+        self._prefetch = Prefetch(max(settings.engine.batch_sizes))
         self._engine_progress_ns = time.monotonic_ns()
         self._job_since_ns: int | None = None
         self._threads = [
@@ -133,7 +122,7 @@ class Pipeline:
     def run_on_engine(self, call: Callable[[], None]) -> "Future[Exception | None]":
         """Let the engine thread do `call` between two batches; the future tells what it raised."""
         done: Future[Exception | None] = Future()
-        self._decoded.put(_Job(call, done))
+        self._prefetch.add_job(Job(call, done))
         return done
 
     def serve(self, recipes: RecipeSet) -> None:
@@ -179,19 +168,11 @@ class Pipeline:
         return not self._threads[1].is_alive()
 
     def _run_decode(self) -> None:
-        largest = max(self._settings.engine.batch_sizes)
-        while True:
-            self._free_slot.acquire()
-            frames: list[DecodedFrame] = []
-            while not frames:
-                taken = self._scheduler.take(largest, ahead_ns=self._ahead_of_queue.ns)
-                if taken is None:
-                    self._decoded.put(None)
-                    return
-                self._reception.made_room()
-                self._settle_late(taken.late)
-                frames = self._decode(taken.batch)
-            self._decoded.put(frames)
+        while taken := self._scheduler.take(self._prefetch.wait_for_room(), ahead_ns=self._ahead_of_queue.ns):
+            self._reception.made_room()
+            self._settle_late(taken.late)
+            self._prefetch.add(self._decode(taken.batch))
+        self._prefetch.close()
 
     def _decode(self, tickets: Sequence[Ticket]) -> list[DecodedFrame]:
         recipes, taken_ns = self._recipes, time.monotonic_ns()
@@ -213,15 +194,14 @@ class Pipeline:
         return frames
 
     def _run_engine(self) -> None:
-        while (work := self._decoded.get()) is not None:
-            if isinstance(work, _Job):
+        while (work := self._prefetch.take()) is not None:
+            if isinstance(work, Job):
                 self._job_since_ns = time.monotonic_ns()
                 failure = run_guarded(work.call)
                 self._job_since_ns = None
                 self._engine_progress_ns = time.monotonic_ns()
                 work.done.set_result(failure)
             else:
-                self._free_slot.release()
                 self._judge(work)
 
     def _judge(self, frames: list[DecodedFrame]) -> None:
