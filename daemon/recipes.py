@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import structlog
 
 from daemon.config import ANY_CAMERA, RecipeSettings, Settings
 from daemon.errors import ConfigError
 from daemon.outcomes import Outcome
+from patchcore_engine.backbones.extractor import SubstituteExtractor
 from patchcore_engine.bank import MemoryBank
 from patchcore_engine.bank_store import resolve
 from patchcore_engine.errors import DeviceError, ParityError, PatchcoreError
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from patchcore_engine.backbones.extractor import ExtractorIdentity, FeatureExtractor
 
 SLEEPING: Final = "sleeping"
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,9 +55,18 @@ class Recipe:
         if result is None:
             raise DeviceError(f"Recipe {self.name}: the trial inspection gave no finite score. Run `patchline doctor`.")
         try:
-            self.inspector.check_parity()
+            deviation = self.inspector.check_parity()
         except ParityError as error:
             raise ParityError(f"recipes.{self.name}: {error}") from error
+        extractor = self.inspector.extractor
+        if deviation is not None and isinstance(extractor, SubstituteExtractor):
+            log.info(
+                "parity",
+                recipe=self.name,
+                engine=extractor.engine,
+                distance=float(f"{deviation.distance:.2g}"),
+                score=float(f"{deviation.score:.2g}"),
+            )
 
 
 @dataclass(frozen=True)

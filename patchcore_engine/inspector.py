@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from patchcore_engine.backbones.extractor import FeatureExtractor
 from patchcore_engine.bank import MemoryBank, OutcomeName
 from patchcore_engine.images import PreparedImage, Rect
-from patchcore_engine.parity import check_parity
+from patchcore_engine.parity import Deviation, check_parity
 from patchcore_engine.scoring import Region, anomaly_maps, find_regions, map_distances
 
 
@@ -91,9 +91,9 @@ class Inspector:
         self.bank = bank
         self._geometry = bank.manifest.geometry
 
-    def check_parity(self) -> None:
-        """Hold an extractor of another engine to the bank's parity set. Raises ParityError."""
-        check_parity(self.extractor, self.bank)
+    def check_parity(self) -> Deviation | None:
+        """Hold an extractor of another engine to the bank's parity set; see `parity.check_parity`."""
+        return check_parity(self.extractor, self.bank)
 
     def prepare(self, image: NDArray[np.uint8]) -> PreparedImage:
         """Bring a frame, uint8 [h, w, 3] RGB or [h, w] mono, to the bank's geometry."""

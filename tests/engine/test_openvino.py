@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog
 
 from daemon.config import parse_settings
 from daemon.recipes import load_recipes
@@ -194,7 +195,9 @@ def test_the_daemon_serves_with_it_when_the_bank_agrees(bank: MemoryBank, cache_
     )
     recipe = load_recipes(settings).recipes["part"]
     assert isinstance(recipe.inspector.extractor, OpenVinoExtractor)
-    recipe.rehearse()
+    with structlog.testing.capture_logs() as logged:
+        recipe.rehearse()
+    assert [entry["engine"] for entry in logged] == [recipe.inspector.extractor.engine]
 
 
 def test_the_daemon_says_which_recipe_it_cant_serve(bank: MemoryBank, cache_dir: Path, tmp_path: Path) -> None:
@@ -211,9 +214,7 @@ def test_the_daemon_says_which_recipe_it_cant_serve(bank: MemoryBank, cache_dir:
 
 
 def test_bfloat16_is_taken_where_the_processor_has_it(open_openvino: OpenOpenVino) -> None:
-    import openvino
-
-    if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if "BF16" in openvino_extractor._open_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         extractor = open_openvino(hint="bfloat16")
         assert extractor.engine.endswith("bfloat16")
         exact, rounded = open_openvino().embed(IMAGES), extractor.embed(IMAGES)
