@@ -70,7 +70,7 @@ def machine(torch_python: Path | None = None) -> dict[str, Any]:
 
 def _best_s(call: Callable[[], object]) -> float:
     call()
-    times = []
+    times: list[float] = []
     end = time.perf_counter() + SECONDS
     while not times or time.perf_counter() < end:
         begin = time.perf_counter()
