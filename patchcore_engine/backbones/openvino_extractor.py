@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from patchcore_engine.backbones.bfloat16 import round_kernels
 from patchcore_engine.backbones.extractor import EmbeddingMode, ExtractorIdentity, ParityBounds, PrecisionHint
 from patchcore_engine.backbones.fixed_batches import BATCH_SIZES, FixedBatchExtractor
 from patchcore_engine.backbones.registry import BackboneSpec
@@ -23,11 +24,11 @@ from patchcore_engine.runtime import ISA_VARIABLE
 if TYPE_CHECKING:
     from patchcore_engine.backbones.mindspore_extractor import MindSporeExtractor
 
-# Measured on 83 test pictures of MVTec's bottle with efficientnet_lite0. float32: distances within 1e-4, scores within
-# 2e-6. bfloat16: the worst of 191,232 distances by 0.26 (a dark, even background), half of them by less than 0.005;
-# scores by at most 0.017; image AUROC the same, pixel AUROC within 0.0002.
+# Measured on 83 test pictures of MVTec's bottle with efficientnet_lite0, against a bank fitted by MindSpore. float32:
+# distances within 1e-4, scores within 2e-6. bfloat16: distances within 0.07 (999 of 1000 within 0.04), scores within
+# 0.009, no other verdict, the same image AUROC, pixel AUROC within 0.0001.
 FLOAT32_BOUNDS: Final = ParityBounds(distance=1e-3, score=1e-3)
-REDUCED_BOUNDS: Final = ParityBounds(distance=0.4, score=2e-2)
+REDUCED_BOUNDS: Final = ParityBounds(distance=0.2, score=2e-2)
 
 _TYPES: Final = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
@@ -121,6 +122,8 @@ class OpenVinoExtractor(FixedBatchExtractor):
         try:
             model = self._core.read_model(str(self.exported))
             model.reshape([batch_size, side, side, 3])
+            if self._precision == "bfloat16":
+                round_kernels(model)
             return self._core.compile_model(model, "CPU", settings).create_infer_request()
         except RuntimeError as error:
             raise DeviceError(

@@ -16,7 +16,7 @@ import structlog
 from daemon.config import parse_settings
 from daemon.recipes import load_recipes
 from patchcore_engine import bank_store
-from patchcore_engine.backbones import openvino_extractor
+from patchcore_engine.backbones import bfloat16, openvino_extractor
 from patchcore_engine.backbones.export import export
 from patchcore_engine.backbones.extractor import PrecisionHint, SubstituteExtractor
 from patchcore_engine.backbones.factory import open_extractor
@@ -223,6 +223,15 @@ def test_bfloat16_is_taken_where_the_processor_has_it(open_openvino: OpenOpenVin
     else:
         with pytest.raises(DeviceError, match="bfloat16"):
             open_openvino(hint="bfloat16")
+
+
+def test_kernels_rounded_to_bfloat16_keep_their_sums() -> None:
+    kernels = np.random.RandomState(0).normal(size=(50, 27)).astype(np.float32)
+    rounded = bfloat16.keep_sums(kernels)
+    np.testing.assert_array_equal(bfloat16.nearest(rounded), rounded)
+    np.testing.assert_allclose(rounded, kernels, rtol=2**-6, atol=2**-7)
+    kept, plain = (np.abs((k - kernels).sum(axis=1)).mean() for k in (rounded, bfloat16.nearest(kernels)))
+    assert kept < plain / 20
 
 
 def test_a_missing_openvino_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
