@@ -1,6 +1,7 @@
 """Fixtures that every test may ask for."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,10 @@ from hypothesis import HealthCheck, settings
 # How fast a busy machine draws its examples says nothing about the code.
 settings.register_profile("patchline", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patchline")
+
+# A suite that a shell runs in the background has SIGINT ignored, and would hand that on to every process it starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -13,7 +13,7 @@ from daemon.push_camera import PushCamera
 from daemon.sender import FrameSender
 from patchcore_engine.images import decode
 from tests.daemon.conftest import bad_part, good_part, write_config
-from tests.daemon.serving import Start, frame, metric, page, patchline, verdicts_of
+from tests.daemon.serving import Start, frame, metric, page, patchline, until, verdicts_of
 
 
 def test_every_pushed_part_gets_its_verdict_in_order(start_daemon: Start) -> None:
@@ -25,7 +25,7 @@ def test_every_pushed_part_gets_its_verdict_in_order(start_daemon: Start) -> Non
     assert [verdict.offset for verdict in verdicts] == list(range(40))
     assert [verdict.part for verdict in verdicts] == [f"part{number}" for number in range(40)]
     assert all((verdict.verdict is Outcome.FAIL) == (verdict.seq % 5 == 0) for verdict in verdicts)
-    assert metric(daemon, 'patchline_verdicts_total{camera="cam1",verdict="fail"}') == 8
+    until(lambda: metric(daemon, 'patchline_verdicts_total{camera="cam1",verdict="fail"}') == 8)
     assert metric(daemon, 'patchline_frames_received_total{camera="cam1",door="push"}') == 40
 
 
