@@ -25,7 +25,8 @@ class Notifier:
         """Send fields such as READY="1". A systemd that doesn't listen is no reason to stop."""
         if not self._address:
             return
-        message = "\n".join(f"{name}={value}" for name, value in fields.items()).encode()
+        # A line break inside a value would begin another field.
+        message = "\n".join(f"{name}={' '.join(value.splitlines())}" for name, value in fields.items()).encode()
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
             sender.sendto(message, self._address)
 

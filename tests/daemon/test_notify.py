@@ -32,6 +32,12 @@ def test_ready_comes_with_a_status(systemd: tuple[socket.socket, str]) -> None:
     assert receiver.recv(4096) == b"READY=1\nSTATUS=Serving 2 recipes"
 
 
+def test_a_status_of_several_lines_is_one_field(systemd: tuple[socket.socket, str]) -> None:
+    receiver, name = systemd
+    Notifier({"NOTIFY_SOCKET": name}).status("the last reload failed: first line\nSTOPPING=1")
+    assert receiver.recv(4096) == b"STATUS=the last reload failed: first line STOPPING=1"
+
+
 def test_reloading_states_the_monotonic_clock(systemd: tuple[socket.socket, str]) -> None:
     receiver, name = systemd
     before = time.monotonic_ns() // 1000
