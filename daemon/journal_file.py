@@ -20,7 +20,7 @@ JOURNAL_FILE: Final = "journal.sqlite"
 APPLICATION_ID: Final = 0x50544C4E  # "PTLN"
 SCHEMA_VERSION: Final = 1
 BUSY_TIMEOUT_S: Final = 2.0
-CACHE_KIB: Final = 16_384
+CACHE_KIB: Final = 4096
 UNSIGNED_SHIFT: Final = 2**63
 
 _SCHEMA: Final = (
