@@ -21,8 +21,9 @@ _CANDIDATE_BLOCK: Final = 256
 # A sum of d products in float32 is off by about sqrt(d) half units in the last place; this is many times as much.
 _ROUNDING: Final = 16 * 2.0**-24
 
-_SCANNERS: Final = ThreadPoolExecutor(min(os.cpu_count() or 1, 8), thread_name_prefix="search")
-_SCANNER_COUNT: Final = min(os.cpu_count() or 1, 8)
+# More threads than these would wait for memory.
+_SCANNER_COUNT: Final = min(len(os.sched_getaffinity(0)), 8)
+_SCANNERS: Final = ThreadPoolExecutor(_SCANNER_COUNT, thread_name_prefix="search")
 
 Found = tuple[NDArray[np.float32], NDArray[np.int64]]
 
