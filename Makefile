@@ -2,18 +2,21 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+PEERS_VENV ?= .venv-peers
 BIN := $(VENV)/bin
 LOCK := requirements/dev.lock
 LIBRARIES := $(VENV)/.libraries-installed
 STAMP := $(VENV)/.patchline-installed
+PEERS_STAMP := $(PEERS_VENV)/.peers-installed
 CHAOS_CYCLES ?= 100
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?= all
+PEERS_ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo demo-line test check format bench chaos lock clean
+.PHONY: help setup demo demo-line test check format bench bench-peers chaos lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +44,9 @@ format: $(STAMP) ## put the source into the house format
 bench: $(STAMP) ## print the project's speed figures
 	$(BIN)/patchline bench $(BENCH_ARGS)
 
+bench-peers: $(STAMP) $(PEERS_STAMP) ## anomalib's PatchCore beside ours, from an environment of its own
+	$(BIN)/python -m tests.benchmarks.peers --peers-python $(PEERS_VENV)/bin/python $(PEERS_ARGS)
+
 chaos: $(STAMP) ## kill daemon and subscriber CHAOS_CYCLES times under load, then overload; account for every part
 	$(BIN)/python -m tests.e2e.chaos --cycles $(CHAOS_CYCLES) --kill daemon
 	$(BIN)/python -m tests.e2e.chaos --cycles $(CHAOS_CYCLES) --kill subscriber
@@ -58,7 +64,7 @@ lock: $(STAMP) ## write the newest versions that pyproject.toml allows into requ
 	$(UV_COMPILE) --extra build --extra lite0 --extra openvino --constraints $(LOCK) pyproject.toml --output-file requirements/runtime.lock
 
 clean: ## remove .venv, caches and the demo's output
-	rm -rf $(VENV) demo-output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS_VENV) demo-output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): $(LIBRARIES) pyproject.toml
@@ -76,4 +82,15 @@ $(LIBRARIES): $(LOCK) requirements/link_libgomp.py
 	@echo "Loading the locked libraries: about 1 GB the first time, most of it mindspore. Each file is named with its size."
 	@$(BIN)/python -m pip install --disable-pip-version-check --only-binary :all: --require-hashes -r $(LOCK)
 	@$(BIN)/python requirements/link_libgomp.py
+	@touch $@
+
+# torch goes first and by its exact version, torchvision without what it asks for: both would bring a GPU's libraries.
+$(PEERS_STAMP): | $(STAMP)
+	@echo "Making $(PEERS_VENV) with anomalib: about 1 GB ..."
+	@rm -rf $(PEERS_VENV)
+	@$(PYTHON) -m venv $(PEERS_VENV)
+	@$(PEERS_VENV)/bin/python -m pip install --disable-pip-version-check --quiet torch==2.13.0
+	@$(PEERS_VENV)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps torchvision==0.29.2
+	@$(PEERS_VENV)/bin/python -m pip install --disable-pip-version-check --quiet \
+		torch==2.13.0 anomalib==2.7.0 openvino==2026.4.1 onnx onnxscript
 	@touch $@
