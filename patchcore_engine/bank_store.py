@@ -62,6 +62,9 @@ def save(bank: MemoryBank, banks: Path, recipe: str) -> Path:
     finally:
         if partial is not None and partial.exists():
             shutil.rmtree(partial, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            # A recipe's folder that is still empty was made for this bank alone.
+            home.rmdir()
     return home / version
 
 

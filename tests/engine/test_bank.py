@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +99,40 @@ def test_an_extractor_with_another_geometry_is_refused(bank: MemoryBank) -> None
         bank.require(parts.extractor(image_size=96).identity)
 
 
-def test_a_failed_write_leaves_no_half_bank(bank: MemoryBank, tmp_path: Path) -> None:
+SAVE_ON_A_SMALL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from patchcore_engine import bank_store
+from patchcore_engine.bank import MemoryBank
+from patchcore_engine.errors import BankWriteError
+
+bank = MemoryBank.load(Path(sys.argv[1]))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+try:
+    bank_store.save(bank, Path(sys.argv[2]), "part")
+except BankWriteError as error:
+    print(error)
+"""
+
+
+def test_a_write_that_fails_half_way_leaves_nothing(saved: Path, tmp_path: Path) -> None:
+    banks = tmp_path / "small"
+    banks.mkdir()
+    command = [sys.executable, "-c", SAVE_ON_A_SMALL_DISK, str(saved), str(banks)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "can't be written" in told
+    assert "File too large" in told
+    assert list(banks.iterdir()) == []
+
+
+def test_a_failed_write_leaves_the_versions_that_were_there(saved: Path) -> None:
+    command = [sys.executable, "-c", SAVE_ON_A_SMALL_DISK, str(saved), str(saved.parent.parent)]
+    assert "can't be written" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_banks_where_a_file_lies_are_refused(bank: MemoryBank, tmp_path: Path) -> None:
     (tmp_path / "banks").write_text("a file where a folder should be")
     with pytest.raises(BankWriteError, match="can't be written"):
         bank_store.save(bank, tmp_path / "banks", "part")

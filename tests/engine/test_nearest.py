@@ -72,7 +72,7 @@ def test_most_queries_are_proved_after_a_few_candidates() -> None:
     bank, queries = vectors_of_a_few_causes(2000, 256, 1), vectors_of_a_few_causes(500, 256, 2)
     candidates = CertifiedSearch(bank, principal_projection(bank, 64)).candidates(queries)
     assert (candidates >= 1).all()
-    assert np.median(candidates) < 200
+    assert candidates.mean() < 3
 
 
 def test_several_threads_may_search_one_bank() -> None:
