@@ -9,6 +9,8 @@ LIBRARIES := $(VENV)/.libraries-installed
 STAMP := $(VENV)/.patchline-installed
 PEERS_STAMP := $(PEERS_VENV)/.peers-installed
 CHAOS_CYCLES ?= 100
+SOAK_MINUTES ?= 30
+SOAK_ARGS ?=
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?= all
@@ -16,7 +18,7 @@ PEERS_ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo demo-line test check format bench bench-peers chaos lock clean
+.PHONY: help setup demo demo-line test check format bench bench-peers chaos soak lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +56,9 @@ chaos: $(STAMP) ## kill daemon and subscriber CHAOS_CYCLES times under load, the
 	$(BIN)/python -m tests.e2e.chaos --cycles 10 --real-engine
 	$(BIN)/python -m tests.e2e.chaos --overload 60
 
+soak: $(STAMP) ## SOAK_MINUTES at nine tenths of the capacity with all that happens in a shift; report in soak-output/
+	$(BIN)/python -m tests.e2e.soak --minutes $(SOAK_MINUTES) $(SOAK_ARGS)
+
 # Hashes cover every platform's wheels; the lock names versions and no index, so any mirror of PyPI serves it.
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --strip-extras --no-annotate --custom-compile-command "make lock"
@@ -64,7 +69,7 @@ lock: $(STAMP) ## write the newest versions that pyproject.toml allows into requ
 	$(UV_COMPILE) --extra build --extra lite0 --extra openvino --constraints $(LOCK) pyproject.toml --output-file requirements/runtime.lock
 
 clean: ## remove .venv, caches and the demo's output
-	rm -rf $(VENV) $(PEERS_VENV) demo-output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS_VENV) demo-output soak-output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): $(LIBRARIES) pyproject.toml

@@ -2,9 +2,8 @@
 
 import sqlite3
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 from daemon.journal import JournalReader
@@ -18,14 +17,16 @@ Part = tuple[str, int, int]
 
 def read_journal(path: Path) -> list[Verdict]:
     """Return every verdict of the journal in the order of its offsets."""
-    reader = JournalReader(path)
-    try:
-        verdicts: list[Verdict] = []
-        while step := reader.read(reader.first_offset + len(verdicts), READ_STEP):
-            verdicts += step
-        return verdicts
-    finally:
-        reader.close()
+    return list(journal_verdicts(path))
+
+
+def journal_verdicts(path: Path) -> Iterator[Verdict]:
+    """Yield every verdict of the journal in the order of its offsets, a step of them in memory at a time."""
+    with JournalReader(path) as reader:
+        offset = reader.first_offset
+        while step := reader.read(offset, READ_STEP):
+            yield from step
+            offset += len(step)
 
 
 def journal_is_sound(path: Path) -> bool:
@@ -35,10 +36,6 @@ def journal_is_sound(path: Path) -> bool:
         return bool(connection.execute("PRAGMA integrity_check").fetchone() == ("ok",))
     finally:
         connection.close()
-
-
-def descents(numbers: Sequence[int]) -> int:
-    return sum(later <= earlier for earlier, later in pairwise(numbers))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,27 +52,33 @@ class Account:
     offsets_skipped: int
 
     @classmethod
-    def of(cls, sent: set[Part], verdicts: Sequence[Verdict]) -> "Account":
+    def of(cls, sent: set[Part], verdicts: Iterable[Verdict]) -> "Account":
         told: Counter[Part] = Counter()
+        last_seq: dict[tuple[str, int], int] = {}
+        reasons: Counter[str] = Counter()
+        judged = out_of_order = offsets_skipped = 0
+        last_offset: int | None = None
         for verdict in verdicts:
             told.update((verdict.camera, verdict.stream, verdict.seq + i) for i in range(verdict.count))
-        by_stream: dict[tuple[str, int], list[int]] = {}
-        for verdict in verdicts:
-            by_stream.setdefault((verdict.camera, verdict.stream), []).append(verdict.seq)
-        refused = [verdict for verdict in verdicts if verdict.verdict is Outcome.NOT_INSPECTED]
-        reasons: Counter[str] = Counter()
-        for verdict in refused:
-            reasons[str(verdict.reason)] += verdict.count
-        offsets = [verdict.offset for verdict in verdicts if verdict.offset is not None]
+            stream = verdict.camera, verdict.stream
+            out_of_order += verdict.seq <= last_seq.get(stream, -1)
+            last_seq[stream] = verdict.seq
+            if verdict.verdict is Outcome.NOT_INSPECTED:
+                reasons[str(verdict.reason)] += verdict.count
+            else:
+                judged += 1
+            if verdict.offset is not None:
+                offsets_skipped += last_offset is not None and verdict.offset != last_offset + 1
+                last_offset = verdict.offset
         return cls(
             sent=len(sent),
-            judged=len(verdicts) - len(refused),
+            judged=judged,
             not_inspected=dict(reasons),
             lost=len(sent - told.keys()),
             judged_twice=sum(count - 1 for count in told.values()),
             never_sent=len(told.keys() - sent),
-            out_of_order=sum(descents(seqs) for seqs in by_stream.values()),
-            offsets_skipped=sum(later != earlier + 1 for earlier, later in pairwise(offsets)),
+            out_of_order=out_of_order,
+            offsets_skipped=offsets_skipped,
         )
 
     @property
