@@ -57,6 +57,10 @@ class Judgement:
     recipe: Recipe
     image: PreparedImage
 
+    @property
+    def nbytes(self) -> int:
+        return self.inspection.anomaly_map.nbytes + self.image.pixels.nbytes
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JudgedFrame:

@@ -8,7 +8,7 @@ from typing import Final
 
 import structlog
 
-from daemon.config import Settings
+from daemon.config import MIB, Settings
 from daemon.delivery import Delivery, PartArchive, VerdictJournal, VerdictPublisher
 from daemon.inspection import (
     DecodedFrame,
@@ -32,6 +32,9 @@ from daemon.telemetry import Telemetry
 log = structlog.get_logger()
 
 DELIVERY_S: Final = 10.0
+# Pictures and heat maps of judged parts that may wait for a slow journal before the engine waits too; with an archive
+# their frames count, and archive.queue_bytes more may wait.
+JUDGED_BYTES: Final = 64 * MIB
 NO_RECIPES: Final = RecipeSet({}, {})
 
 
@@ -49,11 +52,13 @@ class Pipeline:
         publisher: VerdictPublisher | None,
         archive: PartArchive | None = None,
         on_journal: Callable[[bool], None] = lambda _available: None,
+        judged_bytes: int = JUDGED_BYTES,
     ) -> None:
         self._settings = settings
         self._telemetry = telemetry
         self._recipes = NO_RECIPES
         self._keeps_payloads = archive is not None
+        self._judged_limit = judged_bytes + (settings.archive.queue_bytes if archive is not None else 0)
         policy = QueuePolicy(
             frames=settings.queue.frames,
             frames_per_camera=settings.queue.frames_per_camera,
@@ -189,8 +194,10 @@ class Pipeline:
                 frame = decode_frame(ticket, recipe, taken_ns)
             if isinstance(frame, Refusal):
                 self._refuse(ticket, frame)
-            else:
-                frames.append(frame)
+                continue
+            if not self._keeps_payloads:
+                ticket.payload = None
+            frames.append(frame)
         return frames
 
     def _run_engine(self) -> None:
@@ -205,6 +212,7 @@ class Pipeline:
                 self._judge(work)
 
     def _judge(self, frames: list[DecodedFrame]) -> None:
+        self._sequencer.wait_for_room(self._judged_limit)
         begin_ns = time.monotonic_ns()
         late = [frame for frame in frames if frame.ticket.is_late(begin_ns, self._ahead_of_engine.ns)]
         self._settle_late([frame.ticket for frame in late])
@@ -219,8 +227,6 @@ class Pipeline:
             if isinstance(item.result, Judgement):
                 ticket.judgement = item.result
                 ticket.taken_monotonic_ns, ticket.engine_monotonic_ns = item.frame.taken_ns, begin_ns
-                if not self._keeps_payloads:
-                    ticket.payload = None
                 self._sequencer.settle(ticket, judged_verdict(item, item.result))
             else:
                 self._refuse(ticket, item.result)

@@ -70,6 +70,11 @@ class Ticket:
     def size(self) -> int:
         return self.payload.nbytes if self.payload is not None else 0
 
+    @property
+    def held_bytes(self) -> int:
+        """What the frame and its judgement hold in memory."""
+        return self.size + (self.judgement.nbytes if self.judgement is not None else 0)
+
     def is_late(self, now_ns: int, ahead_ns: int) -> bool:
         """Whether a verdict that takes `ahead_ns` more would come after the deadline.
 

@@ -15,6 +15,7 @@ class Sequencer:
         self._changed = threading.Condition()
         self._lines: dict[str, deque[Ticket]] = {}
         self._released: list[Ticket] = []
+        self._released_bytes = 0
         self._outstanding = 0
         self._closed = False
 
@@ -42,7 +43,9 @@ class Sequencer:
         with self._changed:
             self._changed.wait_for(lambda: self._released or (self._closed and not self._outstanding), timeout_s)
             released, self._released = self._released, []
+            self._released_bytes = 0
             self._outstanding -= len(released)
+            self._changed.notify_all()
             return None if not released and self._closed and not self._outstanding else released
 
     def forget_acked(self) -> list[Ticket]:
@@ -53,6 +56,7 @@ class Sequencer:
             for ticket in forgotten:
                 ticket.forgotten = True
             self._released = [ticket for ticket in self._released if not ticket.forgotten]
+            self._released_bytes = sum(ticket.held_bytes for ticket in self._released)
             self._outstanding -= len(forgotten)
             for camera in list(self._lines):
                 self._lines[camera] = deque(ticket for ticket in self._lines[camera] if not ticket.forgotten)
@@ -69,6 +73,11 @@ class Sequencer:
         """Wait until no ticket owes a verdict; False when `timeout_s` was too short."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._lines, timeout_s)
+
+    def wait_for_room(self, limit_bytes: int) -> None:
+        """Wait while tickets that hold `limit_bytes` or more could be taken and aren't, unless closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._released_bytes < limit_bytes or self._closed)
 
     def close(self) -> None:
         """Let `take` return None once every ticket has left. No ticket is registered any more."""
@@ -89,7 +98,9 @@ class Sequencer:
     def _release(self, camera: str) -> None:
         line = self._lines[camera]
         while line and line[0].verdict is not None:
-            self._released.append(line.popleft())
+            ticket = line.popleft()
+            self._released.append(ticket)
+            self._released_bytes += ticket.held_bytes
         if not line:
             del self._lines[camera]
         self._changed.notify_all()

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import wait
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from daemon.intake import Acknowledgement, Answer, ReplyToken
 from daemon.journal import Journal
 from daemon.messages import FrameHeader, HeatmapHeader, Verdict
 from daemon.outcomes import Outcome, Reason
-from daemon.pipeline import Pipeline
+from daemon.pipeline import JUDGED_BYTES, Pipeline
 from daemon.recipes import load_recipes
 from daemon.retention import NS_PER_DAY, Retention
 from daemon.streams import StreamLedger
@@ -29,6 +30,8 @@ class Listener:
     heatmaps_wanted = False
 
     def __init__(self) -> None:
+        self.may_publish = threading.Event()
+        self.may_publish.set()
         self.acknowledged: list[Acknowledgement] = []
         self.published: list[Verdict] = []
         self.calls: list[str] = []
@@ -49,6 +52,7 @@ class Listener:
         self._note("wake")
 
     def publish(self, verdict: Verdict, heatmap: tuple[HeatmapHeader, bytes] | None = None) -> None:
+        assert self.may_publish.wait(60)
         with self._changed:
             self.published.append(verdict)
             self._changed.notify_all()
@@ -69,7 +73,7 @@ class Listener:
 class Line:
     """A pipeline, what it told, and its journal."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, judged_bytes: int = JUDGED_BYTES) -> None:
         self.settings = settings
         self.listener = Listener()
         self.telemetry = Telemetry(CollectorRegistry())
@@ -88,6 +92,7 @@ class Line:
             lookup=self.journal,
             journal=self.journal,
             publisher=self.listener,
+            judged_bytes=judged_bytes,
         )
         self.pipeline.attach(self.listener)
         self.pipeline.serve(load_recipes(settings))
@@ -113,8 +118,8 @@ class Line:
 def make_line(tmp_path: Path, sleeping_banks: Path) -> Iterator[Callable[..., Line]]:
     lines: list[Line] = []
 
-    def make(text: str = "") -> Line:
-        line = Line(load_settings(write_config(tmp_path / f"line{len(lines)}", sleeping_banks, text)))
+    def make(text: str = "", judged_bytes: int = JUDGED_BYTES) -> Line:
+        line = Line(load_settings(write_config(tmp_path / f"line{len(lines)}", sleeping_banks, text)), judged_bytes)
         lines.append(line)
         return line
 
@@ -255,6 +260,22 @@ def test_work_that_waits_for_an_engine_that_works_is_not_stuck(make_line: Callab
     assert not line.pipeline.stuck()
     line.pipeline.start()
     line.published(1)
+
+
+def test_the_engine_waits_when_the_way_out_is_slow_and_so_bounds_what_is_held(make_line: Callable[..., Line]) -> None:
+    line = make_line("[engine]\nbatch_sizes = [1]\n", judged_bytes=1)
+    line.listener.may_publish.clear()
+    line.pipeline.start()
+    for seq in range(100):
+        line.receive(seq)
+
+    def engine_waits() -> bool:
+        """A job is done between two batches: at once, or not before the way out moves again."""
+        return not wait([line.pipeline.run_on_engine(lambda: None)], timeout=0.5).done
+
+    assert any(engine_waits() for _ in range(100))
+    line.listener.may_publish.set()
+    assert [verdict.seq for verdict in line.published(100)] == list(range(100))
 
 
 def test_a_job_on_the_engine_thread_tells_what_it_raised(make_line: Callable[..., Line]) -> None:

@@ -97,6 +97,32 @@ def test_forgotten_parts_that_were_settled_already_dont_leave() -> None:
     assert line.outstanding == 0
 
 
+def test_more_than_may_wait_holds_whoever_asks_until_it_was_taken_or_forgotten() -> None:
+    line = Sequencer()
+    pushed, acked = registered(line, ticket(0, size=60), ticket(1, size=60, door="acked"))
+    settle(line, pushed)
+    line.wait_for_room(61)
+    settle(line, acked)
+    waiter = threading.Thread(target=line.wait_for_room, args=[61])
+    waiter.start()
+    assert line.forget_acked() == [acked]
+    waiter.join(30)
+    assert not waiter.is_alive()
+    waiter = threading.Thread(target=line.wait_for_room, args=[60])
+    waiter.start()
+    assert line.take(0) == [pushed]
+    waiter.join(30)
+    assert not waiter.is_alive()
+
+
+def test_a_closed_sequencer_holds_nobody() -> None:
+    line = Sequencer()
+    (part,) = registered(line, ticket(0, size=60))
+    settle(line, part)
+    line.close()
+    line.wait_for_room(1)
+
+
 def test_what_still_owes_a_verdict_is_known() -> None:
     line = Sequencer()
     first, second = registered(line, ticket(0), ticket(1))
