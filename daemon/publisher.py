@@ -1,11 +1,16 @@
 """Verdicts and heat maps out: one XPUB socket, owned by the thread that publishes."""
 
+from collections.abc import Callable
 from typing import Final
 
+import structlog
 import zmq
 
+from daemon.log_limit import LogLimit
 from daemon.messages import HEATMAP_TOPIC, VERDICT_TOPIC, HeatmapHeader, Verdict
 from daemon.sockets import ZmqContext, bind, open_socket
+
+log = structlog.get_logger()
 
 # Subscriptions are short; whatever is longer comes from no subscriber of ours.
 MAX_SUBSCRIPTION_BYTES: Final = 4096
@@ -17,14 +22,30 @@ LINGER_MS: Final = 500
 class Publisher:
     """Publishes to any number of subscribers and waits for none: what a slow one misses it reads by replay.
 
-    `high_water_mark`: messages that may wait for one subscriber before further ones are dropped for it.
+    `high_water_mark`: messages that may wait for one subscriber before further ones are dropped for it. `on_behind` is
+    called when that begins for a subscriber, and again when it has read on and falls behind anew.
     All methods belong to one thread, which need not be the one that made the object. Raises BindError.
     """
 
-    def __init__(self, context: ZmqContext, address: str, *, high_water_mark: int = 1000) -> None:
+    def __init__(
+        self,
+        context: ZmqContext,
+        address: str,
+        *,
+        high_water_mark: int = 1000,
+        on_behind: Callable[[], None] = lambda: None,
+    ) -> None:
         self._socket = open_socket(
-            context, zmq.XPUB, sndhwm=high_water_mark, xpub_verboser=1, maxmsgsize=MAX_SUBSCRIPTION_BYTES
+            context,
+            zmq.XPUB,
+            sndhwm=high_water_mark,
+            xpub_verboser=1,
+            xpub_nodrop=1,
+            maxmsgsize=MAX_SUBSCRIPTION_BYTES,
         )
+        self._high_water_mark = high_water_mark
+        self._on_behind = on_behind
+        self._behind_log = LogLimit()
         self.address = bind(self._socket, address)
         self._verdict_subscriptions = 0
         self._heatmap_subscriptions = 0
@@ -44,10 +65,10 @@ class Publisher:
         """Send a verdict, then its heat map, to whoever has subscribed. Never blocks."""
         self.update()
         camera = verdict.camera.encode()
-        self._socket.send_multipart([VERDICT_TOPIC + camera, verdict.pack()], zmq.NOBLOCK)
+        self._send([VERDICT_TOPIC + camera, verdict.pack()])
         if heatmap is not None:
             header, payload = heatmap
-            self._socket.send_multipart([HEATMAP_TOPIC + camera, header.pack(), payload], zmq.NOBLOCK)
+            self._send([HEATMAP_TOPIC + camera, header.pack(), payload])
 
     def update(self) -> None:
         """Take in waiting subscriptions; `publish` does so too, an idle publisher calls it now and then."""
@@ -61,6 +82,24 @@ class Publisher:
     def close(self) -> None:
         """Close the socket; what subscribers have not fetched yet has LINGER_MS to leave."""
         self._socket.close(linger=LINGER_MS)
+
+    def _send(self, parts: list[bytes]) -> None:
+        try:
+            self._socket.send_multipart(parts, zmq.NOBLOCK)
+        except zmq.Again:
+            # Somebody's queue is full: tell it, and send to the others. ZeroMQ leaves him out until he has read on.
+            self._on_behind()
+            if (held_back := self._behind_log.due()) is not None:
+                log.warning(
+                    "subscriber_behind",
+                    high_water_mark=self._high_water_mark,
+                    held_back=held_back,
+                    advice="A subscriber reads too slowly or not at all and now misses messages. VerdictStream has its "
+                    "verdicts again by replay; end, or mend, whoever doesn't read.",
+                )
+            self._socket.setsockopt(zmq.XPUB_NODROP, 0)
+            self._socket.send_multipart(parts, zmq.NOBLOCK)
+            self._socket.setsockopt(zmq.XPUB_NODROP, 1)
 
     def _count(self, message: bytes) -> None:
         change = {b"\1": 1, b"\0": -1}.get(message[:1])

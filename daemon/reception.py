@@ -6,9 +6,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
+import structlog
+
 from daemon.config import IntakeSettings
 from daemon.errors import JournalError, MessageError
 from daemon.intake import Acknowledgement, Answer, Doors, ReplyToken
+from daemon.log_limit import LogLimit
 from daemon.messages import NO_CAMERA, FrameHeader, Verdict
 from daemon.outcomes import Reason
 from daemon.recipes import RecipeSet
@@ -16,6 +19,8 @@ from daemon.scheduler import Scheduler, Ticket
 from daemon.sequencer import Sequencer
 from daemon.streams import Placement, StreamLedger
 from daemon.telemetry import Telemetry
+
+log = structlog.get_logger()
 
 # Parts that may wait for a verdict or for the journal before the doors close; far above any queue's needs, it bounds
 # memory when the engine or the disk hangs.
@@ -59,6 +64,7 @@ class Reception:
         # Frames that belong to no known camera are counted in a stream of this process.
         self._nameless_stream = secrets.randbits(64)
         self._nameless_seq = 0
+        self._shed_log = LogLimit()
         self._cameras = frozenset(ledger.cameras)
         for camera in self._cameras:
             telemetry.add_camera(camera)
@@ -217,6 +223,14 @@ class Reception:
         for shed in self._scheduler.offer(ticket):
             shed.payload = None
             self._sequencer.settle(shed, shed.refused(Reason.SHED))
+            if (held_back := self._shed_log.due()) is not None:
+                log.warning(
+                    "queue_full",
+                    camera=shed.camera,
+                    held_back=held_back,
+                    advice="The parts of this camera that waited longest get the verdict `shed`. The engine is slower "
+                    "than what comes, or the camera sends more than its share: compare its frames with the others'.",
+                )
 
     def _admit(self, camera: str) -> bool:
         if camera in self._cameras:

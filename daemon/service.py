@@ -41,7 +41,8 @@ class Service:
         self._notifier = notifier or Notifier()
         self._stations: Stations | None = None
         self._loaded = self._draining = False
-        self._stop_asked = self._reload_asked = False
+        self._stop_asked = False
+        self._reloads_asked = 0
         self._crashed: str | None = None
         self._reload: threading.Thread | None = None
         self._bell_reader, self._bell_writer = socket.socketpair()
@@ -114,7 +115,7 @@ class Service:
             self._stop_asked = True
 
         def reload(_number: int, _frame: FrameType | None) -> None:
-            self._reload_asked = True
+            self._reloads_asked += 1
 
         handlers: dict[signal.Signals, Callable[[int, FrameType | None], None]] = {
             signal.SIGTERM: stop,
@@ -123,7 +124,9 @@ class Service:
         }
         for number, handler in handlers.items():
             resources.callback(signal.signal, number, signal.signal(number, handler))
-        resources.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(self._bell_writer.fileno()))
+        # A bell that rings already needs no further stroke, and no warning.
+        bell = self._bell_writer.fileno()
+        resources.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(bell, warn_on_full_buffer=False))
         resources.callback(setattr, threading, "excepthook", threading.excepthook)
         threading.excepthook = self._thread_died
 
@@ -164,10 +167,12 @@ class Service:
         self._bell_reader.settimeout(interval_s)
         with suppress(TimeoutError):
             self._bell_reader.recv(4096)
-        if self._reload_asked and (self._reload is None or not self._reload.is_alive()) and not self._stop_asked:
-            self._reload_asked = False
+        if self._reloads_asked and (self._reload is None or not self._reload.is_alive()) and not self._stop_asked:
+            # One reload answers all that was asked for until it began.
+            asked, self._reloads_asked = self._reloads_asked, 0
+            self._telemetry.reload_requests.inc(asked)
             self._notifier.reloading()
-            self._reload = threading.Thread(target=self._reload_recipes, name="reload", daemon=True)
+            self._reload = threading.Thread(target=self._reload_recipes, args=(asked,), name="reload", daemon=True)
             self._reload.start()
         stations = self._stations_or_fail()
         dead = stations.dead_thread()
@@ -176,11 +181,11 @@ class Service:
         if self._crashed is None and not stations.pipeline.stuck():
             self._notifier.alive()
 
-    def _reload_recipes(self) -> None:
+    def _reload_recipes(self, asked: int) -> None:
         failure = self._load_beside_the_running()
         if failure is None:
             recipes = self._stations_or_fail().pipeline.recipes.recipes
-            log.info("reloaded", recipes={name: recipe.bank.version for name, recipe in recipes.items()})
+            log.info("reloaded", asked=asked, recipes={name: recipe.bank.version for name, recipe in recipes.items()})
             self._notifier.ready(self._status())
         else:
             log.error("reload_failed", error=str(failure))

@@ -90,7 +90,12 @@ def open_stations(settings: Settings, telemetry: Telemetry, on_journal: Callable
             telemetry.watch(telemetry.archive_lag, lambda: archive.lag_s)
         publisher = None
         if settings.publish.verdicts:
-            publisher = Publisher(context, settings.publish.verdicts, high_water_mark=settings.publish.high_water_mark)
+            publisher = Publisher(
+                context,
+                settings.publish.verdicts,
+                high_water_mark=settings.publish.high_water_mark,
+                on_behind=telemetry.subscribers_behind.inc,
+            )
             resources.callback(publisher.close)
         replay = None
         if settings.publish.replay:

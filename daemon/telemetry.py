@@ -126,6 +126,9 @@ class Telemetry:
         self.journal_failures = counter("journal_failures", "Group commits that failed.")
 
         self.subscribers = gauge("subscribers", "Subscriptions to the verdict socket.")
+        self.subscribers_behind = counter(
+            "subscribers_behind", "Times that a subscriber fell publish.high_water_mark behind and missed messages."
+        )
         self.senders = gauge("acked_senders", "Senders connected at the acked door.")
 
         self.archive_parts = counter("archive_parts", "Parts written to the archive.")
@@ -135,6 +138,7 @@ class Telemetry:
         self.archive_bytes = gauge("archive_bytes", "Size of the archive on disk.")
 
         self.reloads = counter("reloads", "Reloads of banks and recipes.", ("outcome",))
+        self.reload_requests = counter("reload_requests", "Reloads asked for; one reload answers all that wait for it.")
         self.last_reload = gauge("last_reload_timestamp_seconds", "When the last reload ended; 0 if none.")
         self._set_label_sets_to_zero()
 

@@ -168,9 +168,13 @@ def start_daemon(tmp_path: Path, sleeping_banks: Path) -> Iterator[Callable[...,
     running: list[DaemonProcess] = []
 
     def start(
-        text: str = "", *, config: Path | None = None, environment: dict[str, str] | None = None
+        text: str = "",
+        *,
+        config: Path | None = None,
+        recipes: str | None = None,
+        environment: dict[str, str] | None = None,
     ) -> DaemonProcess:
-        path = config or write_config(tmp_path / "daemon", sleeping_banks, text)
+        path = config or write_config(tmp_path / "daemon", sleeping_banks, text, recipes=recipes)
         process = DaemonProcess(path, environment)
         running.append(process)
         process.wait_for("ready")

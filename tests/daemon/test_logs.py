@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from daemon.log_limit import LogLimit
 from daemon.logs import set_up_logging
 
 
@@ -44,3 +45,12 @@ def test_a_terminal_gets_text() -> None:
         text = screen.read(4096).decode()
     assert "ready" in text
     assert not text.startswith("{")
+
+
+def test_of_lines_that_repeat_the_first_comes_at_once_and_the_next_tells_how_many_were_held_back() -> None:
+    limit = LogLimit(0.05)
+    assert limit.due() == 0
+    held_back = 0
+    while (told := limit.due()) is None:
+        held_back += 1
+    assert told == held_back

@@ -76,6 +76,36 @@ def test_a_subscriber_that_reads_nothing_holds_up_neither_publisher_nor_others(p
             assert Verdict.unpack(quick.receive()[1]) == WELL
 
 
+def test_a_subscriber_that_falls_behind_is_counted_when_it_begins_and_not_for_each_message() -> None:
+    behind: list[None] = []
+    with zmq.Context() as context:
+        publisher = Publisher(context, "tcp://127.0.0.1:0", high_water_mark=10, on_behind=lambda: behind.append(None))
+        with Peer(zmq.SUB, publisher.address) as slow, Peer(zmq.SUB, publisher.address) as quick:
+            slow.socket.rcvhwm = 1
+            for subscriber in (slow, quick):
+                subscriber.socket.subscribe(b"heatmap/")
+                wait_for_subscription(publisher)
+
+            def publish(count: int) -> None:
+                for _ in range(count):
+                    publisher.publish(WELL, (HEATMAP, bytes(100_000)))
+                    quick.receive()
+
+            publish(10)
+            assert behind == []
+            # TCP's own buffers grow while they are full, so that it may begin more than once.
+            publish(500)
+            begun = len(behind)
+            assert 0 < begun < 10
+            publish(100)
+            assert len(behind) == begun
+            while slow.socket.poll(500):
+                slow.receive()
+            publish(500)
+            assert len(behind) > begun
+        publisher.close()
+
+
 def test_rubbish_from_a_subscriber_is_ignored(publisher: Publisher) -> None:
     with Peer(zmq.XSUB, publisher.address) as hostile:
         hostile.send(b"\7rubbish")
