@@ -11,8 +11,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+import structlog
+
 from daemon.errors import MessageError
 from daemon.intake import Acknowledgement, Answer, Intake, ReplyToken
+from daemon.log_limit import LogLimit
 from daemon.messages import FrameHeader, read_frame
 from daemon.protocol import (
     ACK,
@@ -36,6 +39,11 @@ from daemon.protocol import (
 MAX_PARTS: Final = 5
 RETRY_MS: Final = 100
 RETRY_WHEN_CROWDED_MS: Final = 2000
+
+# Among more senders than there are places, one that missed its heartbeat by half is taken for gone.
+OVERDUE_HEARTBEATS: Final = 1.5
+
+log = structlog.get_logger()
 
 # Sends one multipart message and returns whether it left; it never blocks.
 Send = Callable[[list[bytes]], bool]
@@ -62,6 +70,7 @@ class AckedCounts:
     welcomes: int = 0
     resets: int = 0
     expired: int = 0
+    displaced: int = 0
     overruns: int = 0
     malformed: int = 0
     unsent: int = 0
@@ -97,6 +106,7 @@ class AckedDoor:
         self._draining = False
         self._told_window = -1
         self._windows_differ = False
+        self._crowded_log = LogLimit()
 
     @property
     def sessions(self) -> int:
@@ -201,7 +211,7 @@ class AckedDoor:
             generation, refusal = self._generation, self._refusal
         if self._draining:
             refusal = "shutting_down", RETRY_WHEN_CROWDED_MS
-        elif refusal is None and len(self._sessions) >= self._max_sessions and routing_id not in self._sessions:
+        elif refusal is None and routing_id not in self._sessions and not self._has_place():
             refusal = "too many senders", RETRY_WHEN_CROWDED_MS
         if refusal is not None:
             self._reset(routing_id, b"", *refusal)
@@ -224,6 +234,26 @@ class AckedDoor:
             max_frame_bytes=self._max_frame_bytes,
         )
         self._answer(session, [routing_id, WELCOME, welcome.pack()])
+
+    def _has_place(self) -> bool:
+        """Whether another session fits; where none does, one whose heartbeat is overdue makes room."""
+        if len(self._sessions) < self._max_sessions:
+            return True
+        silent = min(self._sessions.values(), key=lambda session: session.heard_ns)
+        if time.monotonic_ns() - silent.heard_ns < OVERDUE_HEARTBEATS * self._heartbeat_ms * 1_000_000:
+            if (held_back := self._crowded_log.due()) is not None:
+                log.warning(
+                    "too_many_senders",
+                    limit=self._max_sessions,
+                    held_back=held_back,
+                    advice="Every place at the acked door is taken by a sender that is alive. Find what opens so many "
+                    "sessions, or serve some of the cameras with a second daemon.",
+                )
+            return False
+        # If it lives it is told so with its next message, says HELLO again, and has lost nothing.
+        del self._sessions[silent.routing_id]
+        self.counts.displaced += 1
+        return True
 
     def _pong(self, routing_id: bytes, session_id: bytes) -> None:
         session = self._heard(routing_id, session_id)

@@ -192,7 +192,10 @@ def test_a_silent_session_expires(line: Line, sender: Peer) -> None:
 
 
 def test_no_more_senders_than_the_limit_are_welcomed(tmp_path: Path) -> None:
-    with Line(tmp_path, max_sessions=1) as line, Peer(zmq.DEALER, line.acked, ROUTING_ID) as first:
+    with (
+        Line(tmp_path, max_sessions=1, heartbeat_ms=60_000) as line,
+        Peer(zmq.DEALER, line.acked, ROUTING_ID) as first,
+    ):
         hello(first)
         with Peer(zmq.DEALER, line.acked, b"right/1") as second:
             refusal = reset(second.ask(HELLO, Hello(camera="right", stream=1).pack()))
@@ -309,6 +312,34 @@ def test_no_sequence_of_messages_raises_or_leaves_more_than_its_sessions(
         door.reset_ended()
     assert door.sessions <= 2
     assert all(parts[1] in (WELCOME, RESET, PONG) for parts in sent)
+
+
+def test_where_all_places_are_taken_a_newcomer_has_that_of_the_sender_silent_for_longest() -> None:
+    kinds: list[tuple[bytes, bytes]] = []
+
+    def send(parts: list[bytes]) -> bool:
+        kinds.append((parts[0], parts[1]))
+        return True
+
+    door = AckedDoor(TakesAll(), send, max_window=2, max_sessions=2, heartbeat_ms=20, max_frame_bytes=100)
+
+    def hello(camera: str) -> bytes:
+        greeting = Hello(camera=camera, stream=1)
+        door.handle([memoryview(part) for part in (greeting.routing_id, HELLO, greeting.pack())], 3)
+        return greeting.routing_id
+
+    for camera in ("first", "second"):
+        hello(camera)
+    # Nobody looks for sessions to expire: only a newcomer makes room, once a heartbeat is overdue.
+    hello("third")
+    while kinds[-1] == (b"third/1", RESET):
+        hello("third")
+    assert kinds[-1] == (b"third/1", WELCOME)
+    assert (door.sessions, door.counts.displaced, door.counts.expired) == (2, 1, 0)
+    door.handle([memoryview(part) for part in (b"first/1", PING, bytes(8))], 3)
+    assert kinds[-1] == (b"first/1", RESET)
+    hello("second")
+    assert kinds[-1] == (b"second/1", WELCOME)
 
 
 class TakesAll:
