@@ -16,6 +16,7 @@ from typing import Final
 import structlog
 
 from daemon.config import Settings, load_settings
+from daemon.descriptors import DescriptorGuard
 from daemon.errors import ConfigError, DaemonError
 from daemon.health import HealthServer
 from daemon.logs import set_up_logging
@@ -29,6 +30,8 @@ from patchcore_engine.errors import PatchcoreError
 log = structlog.get_logger()
 
 TICK_S: Final = 0.5
+# Libraries, journal, sockets, and a few readers.
+OWN_DESCRIPTORS: Final = 64
 
 
 class Service:
@@ -45,6 +48,7 @@ class Service:
         self._reloads_asked = 0
         self._crashed: str | None = None
         self._reload: threading.Thread | None = None
+        self._guard: DescriptorGuard | None = None
         self._bell_reader, self._bell_writer = socket.socketpair()
         for end in (self._bell_reader, self._bell_writer):
             end.setblocking(False)
@@ -69,6 +73,12 @@ class Service:
             addresses = {**stations.addresses, "telemetry": health.address if health is not None else ""}
             state.write_addresses(addresses)
             log.info("bound", **addresses)
+            guard = self._guard = DescriptorGuard(
+                [door for door in stations.addresses.values() if door],
+                self._telemetry,
+                needed=OWN_DESCRIPTORS + 2 * self._settings.intake.max_cameras,
+            )
+            resources.callback(guard.close)
             self._notifier.status("Loading banks")
             stations.pipeline.start()
             self._load()
@@ -174,6 +184,8 @@ class Service:
             self._notifier.reloading()
             self._reload = threading.Thread(target=self._reload_recipes, args=(asked,), name="reload", daemon=True)
             self._reload.start()
+        if self._guard is not None:
+            self._guard.look()
         stations = self._stations_or_fail()
         dead = stations.dead_thread()
         if dead is not None and self._crashed is None:

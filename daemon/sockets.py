@@ -11,6 +11,10 @@ from daemon.errors import BindError, NotRunningError
 # A peer that vanished without closing (power cut, pulled cable) is let go after this many milliseconds of silence.
 HEARTBEAT_INTERVAL_MS: Final = 2000
 HEARTBEAT_TIMEOUT_MS: Final = 6000
+# A connection that has not said who it is by then is cut, so that mute ones don't pile up.
+HANDSHAKE_MS: Final = 10_000
+# A connection request that nobody answers is given up and made anew; the kernel would wait for minutes.
+CONNECT_TIMEOUT_MS: Final = 3000
 
 ZmqContext = zmq.Context[zmq.Socket[bytes]]
 ZmqSocket = zmq.Socket[bytes]
@@ -22,6 +26,8 @@ def open_socket(context: ZmqContext, kind: int, **options: int | bytes) -> ZmqSo
     opened.linger = 0
     opened.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_INTERVAL_MS)
     opened.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+    opened.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+    opened.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_TIMEOUT_MS)
     for name, value in options.items():
         opened.setsockopt(getattr(zmq, name.upper()), value)
     return opened

@@ -131,6 +131,10 @@ class Telemetry:
         )
         self.senders = gauge("acked_senders", "Senders connected at the acked door.")
 
+        self.descriptors = gauge("descriptors", "File descriptors open.")
+        self.descriptors_limit = gauge("descriptors_limit", "File descriptors that connections may take.")
+        self.descriptors_short = gauge("descriptors_short", "1 while new connections are turned away for want of them.")
+
         self.archive_parts = counter("archive_parts", "Parts written to the archive.")
         self.archive_dropped = counter("archive_dropped_parts", "Parts not archived: the archive lagged or failed.")
         self.archive_queue = gauge("archive_queue_parts", "Parts waiting to be archived.")

@@ -3,6 +3,7 @@
 import json
 import os
 import queue
+import resource
 import signal
 import subprocess
 import sys
@@ -62,13 +63,18 @@ def sleeping_banks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class DaemonProcess:
     """A real `patchline serve`, its log, and the addresses that it bound."""
 
-    def __init__(self, config: Path, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, config: Path, environment: dict[str, str] | None = None, *, descriptors: int | None = None
+    ) -> None:
+        """`descriptors`: how many the system allows it, its hard limit."""
         self.config = config
+        limits = (descriptors, descriptors) if descriptors is not None else resource.getrlimit(resource.RLIMIT_NOFILE)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "daemon.cli", "serve", "--config", str(config)],
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, **(environment or {})},
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limits),
         )
         self.log: list[dict[str, Any]] = []
         self.other_lines: list[str] = []
@@ -173,9 +179,10 @@ def start_daemon(tmp_path: Path, sleeping_banks: Path) -> Iterator[Callable[...,
         config: Path | None = None,
         recipes: str | None = None,
         environment: dict[str, str] | None = None,
+        descriptors: int | None = None,
     ) -> DaemonProcess:
         path = config or write_config(tmp_path / "daemon", sleeping_banks, text, recipes=recipes)
-        process = DaemonProcess(path, environment)
+        process = DaemonProcess(path, environment, descriptors=descriptors)
         running.append(process)
         process.wait_for("ready")
         return process

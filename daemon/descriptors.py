@@ -1,0 +1,136 @@
+"""Keeps file descriptors for the daemon's own needs: when connections have taken most, new ones are turned away.
+
+ZeroMQ accepts connections until no descriptor is left, and then spins on those that wait. So that the journal, reloads
+and /metrics find descriptors at all times, the doors' connections live below a limit of their own, SPARE under what the
+system allows. Near that limit the kernel is told to drop the doors' connection requests; and the spare descriptors are
+opened up, so that what waits in the doors' backlogs already is taken in and nothing spins.
+"""
+
+import ctypes
+import os
+import resource
+import socket
+import struct
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+import structlog
+
+from daemon.telemetry import Telemetry
+
+log = structlog.get_logger()
+
+# What connections may take altogether, where the system allows it.
+CONNECTIONS: Final = 4096
+# More than the backlogs of four doors, 100 connections each, and the daemon's own needs.
+SPARE: Final = 512
+# New connections are turned away above the first share of the limit, and taken again below the second.
+SHORT_SHARE, WELL_SHARE = 0.9, 0.8
+# From Linux's asm/socket.h; Python's socket module lacks them.
+SO_ATTACH_FILTER: Final = 26
+SO_DETACH_FILTER: Final = 27
+# Classic BPF, one instruction: return 0, take nothing of the packet (linux/filter.h).
+DROP_ALL: Final = struct.pack("HBBI", 0x06, 0, 0, 0)
+
+
+class DescriptorGuard:
+    """Watches the process's descriptors; `look` is called now and then by one thread. `doors`: addresses bound."""
+
+    def __init__(self, doors: Collection[str], telemetry: Telemetry, *, needed: int) -> None:
+        self._telemetry = telemetry
+        self._found = resource.getrlimit(resource.RLIMIT_NOFILE)
+        hard = self._found[1] if self._found[1] != resource.RLIM_INFINITY else CONNECTIONS + SPARE
+        spare = min(SPARE, hard // 2)
+        self._limit = min(CONNECTIONS, hard - spare)
+        self._limit_when_short = self._limit + spare
+        self._listeners = listening_descriptors(doors)
+        self._short = False
+        resource.setrlimit(resource.RLIMIT_NOFILE, (self._limit, self._found[1]))
+        telemetry.descriptors_limit.set(self._limit)
+        telemetry.watch(telemetry.descriptors, lambda: float(open_descriptors() or self._limit_when_short))
+        if needed > self._limit * SHORT_SHARE:
+            log.warning(
+                "descriptors_few",
+                needed=needed,
+                limit=self._limit,
+                advice=f"So many cameras and readers as configured may need more descriptors than there are. Allow "
+                f"{CONNECTIONS + SPARE}: LimitNOFILE= in the unit, or ulimit -Hn.",
+            )
+
+    def look(self) -> None:
+        """Turn new connections away, or take them again, as the descriptors in use ask for."""
+        in_use = open_descriptors()
+        if not self._short and (in_use is None or in_use > SHORT_SHARE * self._limit):
+            self._set_short(True)
+            log.error(
+                "descriptors_short",
+                in_use=in_use,
+                limit=self._limit,
+                advice="No new connections are taken until some have ended; those there are are served. Find who opens "
+                "so many (ss -tnp), or allow more: LimitNOFILE= in the unit.",
+            )
+        elif self._short and in_use is not None and in_use < WELL_SHARE * self._limit:
+            self._set_short(False)
+            log.info("descriptors_well", in_use=in_use, limit=self._limit)
+
+    def close(self) -> None:
+        """Leave the limits as they were found."""
+        if self._short:
+            self._set_short(False)
+        resource.setrlimit(resource.RLIMIT_NOFILE, self._found)
+
+    def _set_short(self, short: bool) -> None:
+        self._short = short
+        self._telemetry.descriptors_short.set(short)
+        for descriptor in self._listeners:
+            _drop_requests(descriptor, drop=short)
+        soft = self._limit_when_short if short else self._limit
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, self._found[1]))
+
+
+def open_descriptors() -> int | None:
+    """Return how many descriptors this process has open; None where there is none left to look with."""
+    # Since Linux 6.2 the folder's size is their number, and asking for it takes no descriptor.
+    if count := os.stat("/proc/self/fd").st_size:  # noqa: PTH116  (called twice a second: no object for it)
+        return count
+    try:
+        return len(os.listdir("/proc/self/fd")) - 1  # noqa: PTH208  (see above)
+    except OSError:
+        return None
+
+
+def listening_descriptors(doors: Collection[str]) -> list[int]:
+    """Return the descriptor of each door that listens on TCP; a Unix socket is for local users, and left open."""
+    ports = {int(door.rpartition(":")[2]) for door in doors if door.startswith("tcp://")}
+    descriptors = map(int, os.listdir("/proc/self/fd"))  # noqa: PTH208  (the names are all that is wanted)
+    return [descriptor for descriptor in descriptors if _listens(descriptor, ports)]
+
+
+def _listens(descriptor: int, ports: Collection[int]) -> bool:
+    # OSError: no socket, or the descriptor of the listing itself, closed by now.
+    with suppress(OSError), _borrowed(descriptor) as candidate:
+        on_tcp = candidate.family in (socket.AF_INET, socket.AF_INET6) and candidate.getsockname()[1] in ports
+        return on_tcp and bool(candidate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    return False
+
+
+def _drop_requests(descriptor: int, *, drop: bool) -> None:
+    instructions = ctypes.create_string_buffer(DROP_ALL, len(DROP_ALL))
+    program = struct.pack("HL", 1, ctypes.addressof(instructions))
+    # A kernel without filters takes connections until the spare descriptors are gone, too.
+    with suppress(OSError), _borrowed(descriptor) as listener:
+        if drop:
+            listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+        else:
+            listener.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+
+
+@contextmanager
+def _borrowed(descriptor: int) -> Iterator[socket.socket]:
+    """A socket object for ZeroMQ's descriptor, which it must not close."""
+    borrowed = socket.socket(fileno=descriptor)
+    try:
+        yield borrowed
+    finally:
+        borrowed.detach()
