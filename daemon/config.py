@@ -77,9 +77,9 @@ class BanksSettings(Section):
 class IntakeSettings(Section):
     push: Address = "tcp://127.0.0.1:5555"
     acked: Address = "tcp://127.0.0.1:5556"
-    max_cameras: Annotated[int, Field(ge=1, le=10_000)] = 64
+    max_cameras: Annotated[int, Field(ge=1, le=10_000)] = 16
     max_streams: Annotated[int, Field(ge=1, le=10_000)] = 32
-    max_frame_bytes: Annotated[int, Field(ge=1024, le=GIB)] = 64 * MIB
+    max_frame_bytes: Annotated[int, Field(ge=1024, le=GIB)] = 32 * MIB
     max_gap: Annotated[int, Field(ge=0, le=100_000)] = 1000
     window: Annotated[int, Field(ge=1, le=1024)] = 8
     heartbeat_ms: Annotated[int, Field(ge=50, le=60_000)] = 2000
@@ -88,7 +88,7 @@ class IntakeSettings(Section):
 class QueueSettings(Section):
     frames: Annotated[int, Field(ge=1, le=100_000)] = 256
     frames_per_camera: Annotated[int, Field(ge=1, le=100_000)] = 128
-    bytes: Annotated[int, Field(ge=1024, le=1024 * GIB)] = GIB
+    bytes: Annotated[int, Field(ge=1024, le=1024 * GIB)] = 512 * MIB
     shed: Literal["oldest", "block"] = "oldest"
     max_delay_ms: Milliseconds = 0
 
@@ -98,6 +98,7 @@ class PublishSettings(Section):
     replay: Address = "tcp://127.0.0.1:5558"
     heatmaps: Literal["png", "overlay", "float16", "off"] = "png"
     high_water_mark: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    heatmap_subscriptions: Annotated[int, Field(ge=1, le=10_000)] = 4
 
 
 class JournalSettings(Section):
@@ -125,6 +126,7 @@ class ServiceSettings(Section):
     drain_s: Annotated[float, Field(ge=0, le=3600)] = 20.0
     stuck_s: Annotated[float, Field(ge=0.1, le=3600)] = 30.0
     load_s: Annotated[float, Field(ge=1, le=7200)] = 900.0
+    memory_bytes: Annotated[int, Field(ge=0, le=1024 * GIB)] = 0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 

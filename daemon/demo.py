@@ -50,6 +50,12 @@ dir = "{banks}"
 [intake]
 push = "tcp://127.0.0.1:*"
 acked = "tcp://127.0.0.1:*"
+# The demo fits into a small host's memory.
+max_cameras = 4
+max_frame_bytes = 4194304
+
+[queue]
+bytes = 33554432
 
 [publish]
 verdicts = "tcp://127.0.0.1:*"

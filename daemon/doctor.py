@@ -16,6 +16,7 @@ from typing import Final
 import psutil
 
 from daemon.config import MIB, RecipeSettings, Settings
+from daemon.memory_limit import memory_limit
 from patchcore_engine import diagnosis
 from patchcore_engine.diagnosis import Finding
 
@@ -48,6 +49,8 @@ def examine(settings: Settings, *, recipes: bool, banks: Path | None = None) -> 
     yield from diagnosis.check_weights(engine.weights_dir)
     if recipes:
         yield from check_recipes(settings)
+    if "library faiss-cpu" not in broken:
+        yield from check_memory(settings)
     if banks is not None:
         yield from check_banks(banks, settings)
     yield from check_folder("state folder", settings.service.state_dir)
@@ -91,6 +94,25 @@ def check_banks(banks: Path, settings: Settings) -> Iterator[Finding]:
             weights_dir=settings.engine.weights_dir,
             needs_weights=settings.engine.backbone_file is None,
         )
+
+
+def check_memory(settings: Settings) -> Iterator[Finding]:
+    """Show what the daemon may take of memory, share by share, and check that it fits."""
+    from daemon.memory_budget import footprints, in_mib, memory_budget
+
+    budget = memory_budget(settings, footprints(settings), memory_limit(settings.service.memory_bytes))
+    for share in budget.shares:
+        keys = f"  {', '.join(share.keys)}" if share.keys else ""
+        detail, figures = f"{in_mib(share.bytes):>10}{keys}", {"bytes": share.bytes}
+        yield Finding(check=f"memory: {share.name}", status="ok", detail=detail, figures=figures)
+    fits = budget.bytes <= budget.limit.bytes
+    yield Finding(
+        check="memory: all",
+        status="ok" if fits else "fail",
+        detail=f"{in_mib(budget.bytes):>10}  of {in_mib(budget.limit.bytes)}, {budget.limit.source}",
+        remedy=None if fits else budget.remedy(),
+        figures={"bytes": budget.bytes, "limit_bytes": budget.limit.bytes},
+    )
 
 
 def check_folder(check: str, folder: Path) -> Iterator[Finding]:

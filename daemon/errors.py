@@ -2,6 +2,7 @@
 
 DaemonError
 ├── ConfigError            config.toml: names the key's path, the value and the allowed range
+├── MemoryBudgetError      a configuration that may take more memory than there is
 ├── MessageError           a message that breaks the wire format; carries the reason of its verdict
 ├── BindError              an address that can't be bound
 ├── JournalError           the journal can't be opened, read or written
@@ -24,6 +25,10 @@ class DaemonError(Exception):
 
 class ConfigError(DaemonError):
     """Raised when config.toml has an unknown key, or a value of the wrong type or out of range."""
+
+
+class MemoryBudgetError(DaemonError):
+    """Raised when a configuration may take more memory than there is; names its largest shares and their keys."""
 
 
 class MessageError(DaemonError):

@@ -14,8 +14,10 @@ from daemon.intake import Acknowledgement, Intake
 from daemon.messages import read_frame
 from daemon.sockets import Waker, ZmqContext, ZmqSocket, bind, open_socket, receive_parts
 
-# Frames that one connection may have waiting inside ZeroMQ; what exceeds it waits in TCP's buffers and at the camera.
-PUSH_HIGH_WATER_MARK: Final = 4
+# Messages that one connection may have waiting inside ZeroMQ; what exceeds it waits in TCP's buffers and at the camera.
+HIGH_WATER_MARK: Final = 1
+# With the one that ZeroMQ has received and can't hand on.
+RECEIVED_AHEAD: Final = HIGH_WATER_MARK + 1
 # A peer whose message part is larger still is disconnected before the part is received.
 OVERSIZE: Final = 1.25
 OVERSIZE_BYTES: Final = 64 * 1024
@@ -24,6 +26,16 @@ TURN: Final = 32
 DRAIN_LIMIT_S: Final = 1.0
 # Time that the last acknowledgements have to leave when the doors close.
 LINGER_MS: Final = 500
+
+
+def largest_part(max_frame_bytes: int) -> int:
+    """Return the largest part of a message that is received at all."""
+    return int(max_frame_bytes * OVERSIZE) + OVERSIZE_BYTES
+
+
+def acks_waiting(max_window: int) -> int:
+    """Return how many answers may wait for one sender that doesn't read them."""
+    return 4 * max_window + 64
 
 
 class Ingest:
@@ -51,16 +63,16 @@ class Ingest:
         self._heartbeat_ms = heartbeat_ms
         self._push: ZmqSocket | None = None
         self._router: ZmqSocket | None = None
-        max_part_bytes = int(max_frame_bytes * OVERSIZE) + OVERSIZE_BYTES
+        max_part_bytes = largest_part(max_frame_bytes)
         if push:
-            self._push = open_socket(context, zmq.PULL, rcvhwm=PUSH_HIGH_WATER_MARK, maxmsgsize=max_part_bytes)
+            self._push = open_socket(context, zmq.PULL, rcvhwm=HIGH_WATER_MARK, maxmsgsize=max_part_bytes)
             self.push_address = bind(self._push, push)
         if acked:
             self._router = open_socket(
                 context,
                 zmq.ROUTER,
-                rcvhwm=2 * max_window + 8,
-                sndhwm=4 * max_window + 64,
+                rcvhwm=HIGH_WATER_MARK,
+                sndhwm=acks_waiting(max_window),
                 maxmsgsize=max_part_bytes,
                 router_handover=1,
                 router_mandatory=1,

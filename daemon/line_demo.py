@@ -54,8 +54,12 @@ dir = "{banks}"
 [intake]
 push = ""
 acked = "{acked}"
+# The demo fits into a small host's memory.
+max_cameras = 4
+max_frame_bytes = 4194304
 
 [queue]
+bytes = 33554432
 shed = "block"
 
 [publish]

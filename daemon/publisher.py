@@ -24,6 +24,7 @@ class Publisher:
 
     `high_water_mark`: messages that may wait for one subscriber before further ones are dropped for it. `on_behind` is
     called when that begins for a subscriber, and again when it has read on and falls behind anew.
+    `most_heatmaps`: with more subscriptions to heat maps none are wanted, so that what may wait is bounded in bytes.
     All methods belong to one thread, which need not be the one that made the object. Raises BindError.
     """
 
@@ -33,6 +34,7 @@ class Publisher:
         address: str,
         *,
         high_water_mark: int = 1000,
+        most_heatmaps: int = 4,
         on_behind: Callable[[], None] = lambda: None,
     ) -> None:
         self._socket = open_socket(
@@ -47,8 +49,10 @@ class Publisher:
         self._on_behind = on_behind
         self._behind_log = LogLimit()
         self.address = bind(self._socket, address)
+        self._most_heatmaps = most_heatmaps
         self._verdict_subscriptions = 0
         self._heatmap_subscriptions = 0
+        self._crowded = False
 
     @property
     def subscribers(self) -> int:
@@ -56,10 +60,15 @@ class Publisher:
         return self._verdict_subscriptions
 
     @property
+    def heatmap_subscribers(self) -> int:
+        """Subscriptions to heat maps, of one camera or of all."""
+        return self._heatmap_subscriptions
+
+    @property
     def heatmaps_wanted(self) -> bool:
-        """Whether anyone has subscribed to heat maps by now; drawing them for nobody would cost engine time."""
+        """Whether anyone, and not too many, have subscribed to heat maps; drawing them for nobody would cost time."""
         self.update()
-        return self._heatmap_subscriptions > 0
+        return 0 < self._heatmap_subscriptions <= self._most_heatmaps
 
     def publish(self, verdict: Verdict, heatmap: tuple[HeatmapHeader, bytes] | None = None) -> None:
         """Send a verdict, then its heat map, to whoever has subscribed. Never blocks."""
@@ -110,6 +119,17 @@ class Publisher:
             self._verdict_subscriptions = max(self._verdict_subscriptions + change, 0)
         if _overlap(topic, HEATMAP_TOPIC):
             self._heatmap_subscriptions = max(self._heatmap_subscriptions + change, 0)
+            self._tell_if_crowded()
+
+    def _tell_if_crowded(self) -> None:
+        crowded = self._heatmap_subscriptions > self._most_heatmaps
+        if crowded and not self._crowded:
+            log.warning(
+                "heatmaps_withheld",
+                subscriptions=self._heatmap_subscriptions,
+                advice="Let readers subscribe to fewer topics, or raise publish.heatmap_subscriptions.",
+            )
+        self._crowded = crowded
 
 
 def _overlap(topic: bytes, prefix: bytes) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+import psutil
 import structlog
 
 from daemon.config import Settings, load_settings
@@ -20,6 +21,8 @@ from daemon.descriptors import DescriptorGuard
 from daemon.errors import ConfigError, DaemonError
 from daemon.health import HealthServer
 from daemon.logs import set_up_logging
+from daemon.memory_budget import Footprints, MemoryBudget, footprints, memory_budget
+from daemon.memory_limit import memory_limit
 from daemon.notify import Notifier
 from daemon.recipes import RecipeSet, load_recipes
 from daemon.state_folder import StateFolder
@@ -49,12 +52,15 @@ class Service:
         self._crashed: str | None = None
         self._reload: threading.Thread | None = None
         self._guard: DescriptorGuard | None = None
+        self._banks: Footprints = {}
         self._bell_reader, self._bell_writer = socket.socketpair()
         for end in (self._bell_reader, self._bell_writer):
             end.setblocking(False)
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT. Raises DaemonError and PatchcoreError while starting."""
+        self._banks = footprints(self._settings)
+        self._require(self._budget())
         with ExitStack() as resources:
             self._install(resources)
             state = resources.enter_context(StateFolder(self._settings.service.state_dir))
@@ -153,6 +159,15 @@ class Service:
     def _load(self) -> None:
         stations = self._stations_or_fail()
         self._rehearse_and_swap(stations, load_recipes(self._settings))
+        self._require(self._budget().with_resident(psutil.Process().memory_info().rss))
+
+    def _budget(self) -> MemoryBudget:
+        return memory_budget(self._settings, self._banks, memory_limit(self._settings.service.memory_bytes))
+
+    def _require(self, budget: MemoryBudget) -> None:
+        """Show the budget, and raise MemoryBudgetError unless it fits."""
+        self._telemetry.set_memory_budget({share.name: share.bytes for share in budget.shares}, budget.limit.bytes)
+        budget.require()
 
     def _rehearse_and_swap(self, stations: Stations, recipes: RecipeSet) -> None:
         """Compile, and judge one picture per recipe, on the thread that owns the engine; then let them serve."""
@@ -213,7 +228,10 @@ class Service:
             settings = load_settings(self._config)
             self._warn_of_other_changes(settings)
             settings = self._settings.model_copy(update={"recipes": settings.recipes, "banks": settings.banks})
+            banks = footprints(settings)
+            memory_budget(settings, banks, memory_limit(settings.service.memory_bytes), self._banks).require()
             self._rehearse_and_swap(stations, load_recipes(settings, stations.pipeline.recipes.extractors()))
+            self._banks = banks
         except (DaemonError, PatchcoreError, RuntimeError, ValueError, OSError) as error:
             return error
         self._settings = settings

@@ -94,6 +94,7 @@ def open_stations(settings: Settings, telemetry: Telemetry, on_journal: Callable
                 context,
                 settings.publish.verdicts,
                 high_water_mark=settings.publish.high_water_mark,
+                most_heatmaps=settings.publish.heatmap_subscriptions,
                 on_behind=telemetry.subscribers_behind.inc,
             )
             resources.callback(publisher.close)
@@ -134,6 +135,8 @@ def open_stations(settings: Settings, telemetry: Telemetry, on_journal: Callable
         telemetry.watch(telemetry.senders, lambda: ingest.senders)
         if publisher is not None:
             telemetry.watch(telemetry.subscribers, lambda: publisher.subscribers)
+            telemetry.watch(telemetry.heatmap_subscribers, lambda: publisher.heatmap_subscribers)
+            telemetry.heatmap_subscribers_limit.set(settings.publish.heatmap_subscriptions)
         telemetry.watch(telemetry.journal_bytes, lambda: journal.size_bytes)
         telemetry.watch(telemetry.journal_next_offset, lambda: journal.next_offset)
         return Stations(

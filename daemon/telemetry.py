@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
@@ -126,6 +126,10 @@ class Telemetry:
         self.journal_failures = counter("journal_failures", "Group commits that failed.")
 
         self.subscribers = gauge("subscribers", "Subscriptions to the verdict socket.")
+        self.heatmap_subscribers = gauge("heatmap_subscribers", "Subscriptions to heat maps.")
+        self.heatmap_subscribers_limit = gauge(
+            "heatmap_subscribers_limit", "publish.heatmap_subscriptions; with more of them no heat maps are published."
+        )
         self.subscribers_behind = counter(
             "subscribers_behind", "Times that a subscriber fell publish.high_water_mark behind and missed messages."
         )
@@ -144,6 +148,11 @@ class Telemetry:
         self.reloads = counter("reloads", "Reloads of banks and recipes.", ("outcome",))
         self.reload_requests = counter("reload_requests", "Reloads asked for; one reload answers all that wait for it.")
         self.last_reload = gauge("last_reload_timestamp_seconds", "When the last reload ended; 0 if none.")
+
+        self.memory_budget = gauge("memory_budget_bytes", "What the daemon may take at most, by share.", ("share",))
+        self.memory_limit = gauge(
+            "memory_limit_bytes", "What it has: service.memory_bytes, its cgroup's or the host's."
+        )
         self._set_label_sets_to_zero()
 
     def _set_label_sets_to_zero(self) -> None:
@@ -180,6 +189,12 @@ class Telemetry:
         """Forget which bank served `recipe`; its counts stay."""
         self.bank_info.remove_by_labels({"recipe": recipe})
         self.bank_threshold.remove_by_labels({"recipe": recipe})
+
+    def set_memory_budget(self, shares: Mapping[str, int], limit: int) -> None:
+        """Note what the daemon may take, bytes by share, and what it has."""
+        for share, size in shares.items():
+            self.memory_budget.labels(share).set(size)
+        self.memory_limit.set(limit)
 
     def count_verdict(self, verdict: Verdict, camera_label: str) -> None:
         """Count one verdict that left. `camera_label` is the camera if it is among the known ones."""

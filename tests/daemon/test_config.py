@@ -63,7 +63,7 @@ def test_the_shipped_configuration_names_and_explains_every_key(repository: Path
         ('[intake]\npush = "nowhere"', 'intake.push = "nowhere": must be an address that begins with tcp:// or ipc://'),
         ('[intake]\npush = ""\nacked = ""', "intake.push and intake.acked are both closed: open at least one door."),
         ('[telemetry]\nlisten = "9108"', 'telemetry.listen = "9108": must be HOST:PORT, or "" for none.'),
-        ("[queue]\nbytes = 2000", "queue.bytes = 2000 is smaller than intake.max_frame_bytes = 67108864"),
+        ("[queue]\nbytes = 2000", "queue.bytes = 2000 is smaller than intake.max_frame_bytes = 33554432"),
         ("[queue", "config.toml is not valid TOML"),
         ("[queue]\nframes = 0\nbytes = 1", "(1 more fault(s) in the file)"),
     ],

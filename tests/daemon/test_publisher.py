@@ -65,6 +65,20 @@ def test_subscriptions_are_counted_until_their_subscriber_goes(publisher: Publis
         wait_for_subscription(publisher)
 
 
+def test_with_too_many_subscriptions_no_heat_map_is_wanted_until_some_are_gone(publisher: Publisher) -> None:
+    with Peer(zmq.SUB, publisher.address) as first:
+        for topic in (b"heatmap/a", b"heatmap/b", b"heatmap/c", b"heatmap/d"):
+            first.socket.subscribe(topic)
+            wait_for_subscription(publisher)
+        assert publisher.heatmaps_wanted
+        with Peer(zmq.SUB, publisher.address) as second:
+            second.socket.subscribe(b"heatmap/")
+            wait_for_subscription(publisher)
+            assert not publisher.heatmaps_wanted
+        while not publisher.heatmaps_wanted:
+            wait_for_subscription(publisher)
+
+
 def test_a_subscriber_that_reads_nothing_holds_up_neither_publisher_nor_others(publisher: Publisher) -> None:
     with Peer(zmq.SUB, publisher.address) as slow, Peer(zmq.SUB, publisher.address) as quick:
         slow.socket.rcvhwm = 1
