@@ -8,22 +8,21 @@ from typing import Final, TypeVar
 
 import numpy as np
 import structlog
-from numpy.typing import NDArray
 
 from daemon.messages import FrameHeader, Region, Stages, Verdict
 from daemon.outcomes import Reason
 from daemon.recipes import Recipe
 from daemon.scheduler import Ticket
-from patchcore_engine import MAX_IMAGE_PIXELS
 from patchcore_engine.errors import GeometryError, ImageTooLargeError, UndecodableImageError
 from patchcore_engine.images import PreparedImage, decode, to_uint8_rgb
 from patchcore_engine.inspector import Inspection, inspect_batch
+from patchcore_engine.picture_header import JPEG_SIGNATURE, PNG_SIGNATURE
 
 Result = TypeVar("Result")
 
 log = structlog.get_logger()
 
-_SIGNATURES: Final = {"jpeg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n"}
+_SIGNATURES: Final = {"jpeg": JPEG_SIGNATURE, "png": PNG_SIGNATURE}
 _RAW_DTYPES: Final[dict[str, np.dtype[np.uint8] | np.dtype[np.uint16]]] = {
     "u1": np.dtype(np.uint8),
     "u2": np.dtype(np.uint16).newbyteorder("<"),
@@ -192,16 +191,7 @@ def _prepare(header: FrameHeader, payload: memoryview, recipe: Recipe) -> Prepar
             image = decode(payload)
         else:
             raise UndecodableImageError(f"The payload is no {header.encoding.upper()} picture.")
-    _check_proportions(image, recipe)
     return recipe.inspector.prepare(image)
-
-
-def _check_proportions(image: NDArray[np.uint8], recipe: Recipe) -> None:
-    """A sliver of a picture would be resized to more pixels than fit in memory."""
-    height, width = image.shape[:2]
-    resized = recipe.bank.manifest.resize**2 * max(height, width) // min(height, width)
-    if resized > MAX_IMAGE_PIXELS:
-        raise GeometryError(f"A picture of {width} x {height} pixels is too narrow to be inspected.")
 
 
 def _guarded(call: Callable[[], Result]) -> Result | Exception:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from patchcore_engine import MAX_IMAGE_PIXELS
 from patchcore_engine.errors import DataError, GeometryError, ImageTooLargeError, UndecodableImageError
+from patchcore_engine.picture_header import check_picture
 
 PICTURE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 
@@ -53,8 +54,13 @@ class Geometry:
             )
 
     def prepare(self, image: NDArray[np.uint8]) -> PreparedImage:
-        """Resize and crop `image`, uint8 [h, w, 3] RGB or [h, w] mono."""
+        """Resize and crop `image`, uint8 [h, w, 3] RGB or [h, w] mono.
+
+        Raises GeometryError for a sliver, which would be resized to more pixels than fit in memory.
+        """
         height, width = image.shape[:2]
+        if self.resize**2 * max(height, width) // min(height, width) > MAX_IMAGE_PIXELS:
+            raise GeometryError(f"A picture of {width} x {height} pixels is too narrow to be inspected.")
         scale = self.resize / min(height, width)
         crop = self.image_size / scale
         rect = Rect((width - crop) / 2, (height - crop) / 2, crop, crop)
@@ -96,11 +102,11 @@ def decode(data: bytes | memoryview) -> NDArray[np.uint8]:
 
     A 16-bit picture is scaled from its full range. Raises UndecodableImageError and ImageTooLargeError.
     """
-    buffer = np.frombuffer(data, dtype=np.uint8)
-    if buffer.size == 0:
+    if len(data) == 0:
         raise UndecodableImageError("The picture is empty (0 bytes).")
+    checked = check_picture(bytes(data))
     try:
-        image = cv2.imdecode(buffer, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
+        image = cv2.imdecode(np.frombuffer(checked, dtype=np.uint8), cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
     except cv2.error as error:
         if "CV_IO_MAX_IMAGE" in str(error):
             raise ImageTooLargeError(f"The picture holds more than {MAX_IMAGE_PIXELS:,} pixels.") from error

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from patchcore_engine.errors import DataError, NoPicturesError
+from patchcore_engine.errors import DataError, GeometryError, NoPicturesError
 from patchcore_engine.frame_overlay import frame_overlay
 from patchcore_engine.images import encode_png, list_pictures, read
 from patchcore_engine.inspector import Inspection, Inspector
@@ -60,10 +60,13 @@ def inspect_files(inspector: Inspector, paths: Sequence[Path], output: Path | No
     for path in paths:
         try:
             image = read(path)
+            inspection = inspector.inspect([image])[0]
         except DataError as error:
             yield InspectedFile(path, None, str(error))
             continue
-        inspection = inspector.inspect([image])[0]
+        except GeometryError as error:
+            yield InspectedFile(path, None, f"{path}: {error}")
+            continue
         if inspection is None:
             yield InspectedFile(path, None, _NO_NUMBER)
             continue

@@ -8,6 +8,8 @@ from patchcore_engine.backbones.sleeping import SleepingExtractor
 from patchcore_engine.bank import MemoryBank
 from patchcore_engine.errors import BankMismatchError
 from patchcore_engine.fit import fit
+from patchcore_engine.images import encode_png
+from patchcore_engine.inspect_files import inspect_files
 from patchcore_engine.inspector import Inspector, inspect_batch
 from tests.engine import parts
 
@@ -88,3 +90,15 @@ def test_heat_levels_reach_the_threshold_level_where_regions_are(banks: tuple[Me
     threshold = banks[0].manifest.thresholds.pixel.value
     levels = inspector.heat_levels(result)
     assert (levels >= 128).sum() == pytest.approx((result.anomaly_map >= threshold).sum(), abs=3)
+
+
+def test_a_sliver_among_picture_files_is_not_inspected_and_stops_no_other(
+    banks: tuple[MemoryBank, MemoryBank], tmp_path: Path
+) -> None:
+    sliver, part = tmp_path / "a.png", tmp_path / "b.png"
+    sliver.write_bytes(encode_png(np.zeros((1, 60_000), np.uint8)))
+    part.write_bytes(encode_png(images(1)[0]))
+    found = list(inspect_files(Inspector(parts.extractor(), banks[0]), [sliver, part]))
+    assert "too narrow" in found[0].error
+    assert found[0].inspection is None
+    assert found[1].inspection is not None
