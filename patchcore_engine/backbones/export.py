@@ -118,7 +118,8 @@ def _write_onnx(extractor: MindSporeExtractor, file: Path) -> None:
     size = extractor.identity.image_size
     one = mindspore.Tensor(np.zeros((1, size, size, 3), np.uint8))
     try:
-        mindspore.onnx.export(extractor.network, one, file_name=str(file))
+        with extractor.network.portable():
+            mindspore.onnx.export(extractor.network, one, file_name=str(file))
     except (RuntimeError, ValueError, TypeError) as error:
         raise ExportError(f"MindSpore can't export {extractor.identity.backbone} to ONNX: {error}") from error
     model = onnx.load(str(file))

@@ -1,6 +1,6 @@
 """The MindSpore cells that the backbones share."""
 
-from typing import Any
+from typing import Any, Literal
 
 from mindspore import Tensor, nn, ops
 
@@ -27,16 +27,33 @@ def convolution(folded: FoldedConvolution, *, same: bool = False) -> Any:
     )
 
 
-class MaxPool(nn.Cell):  # type: ignore[misc]
-    """3x3 max pooling with stride 2 and padding 1, of values that are not negative.
+class Pool(nn.Cell):  # type: ignore[misc]
+    """Pooling with a border of zeros, `kernel` // 2 wide, NCHW: the average, or the maximum of values not below zero.
 
-    After a ReLU zero padding is the same as padding with minus infinity, and unlike a padded pool it exports to ONNX.
+    After a ReLU zero padding is the same as padding with minus infinity.
+    `portable`: padding is a step of its own, which any device runs and ONNX can say. On a CPU MindSpore's Pad takes
+    longer than the convolution before it, while pooling over a depth of one takes the border as its own padding.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kind: Literal["average", "maximum"], kernel: int, stride: int = 1) -> None:
         super().__init__()
-        self.pad = ops.Pad(((0, 0), (0, 0), (1, 1), (1, 1)))
-        self.pool = nn.MaxPool2d(3, 2, pad_mode="valid")
+        self.portable = False
+        border = kernel // 2
+        self.pad = ops.Pad(((0, 0), (0, 0), (border, border), (border, border)))
+        self.pool = (nn.AvgPool2d if kind == "average" else nn.MaxPool2d)(kernel, stride, pad_mode="valid")
+        window, steps, borders = (1, kernel, kernel), (1, stride, stride), (0, 0, border, border, border, border)
+        self.padded_pool = (
+            ops.AvgPool3D(window, steps, "pad", borders, count_include_pad=True)
+            if kind == "average"
+            else ops.MaxPool3D(window, steps, "pad", borders)
+        )
 
     def construct(self, x: Any) -> Any:
-        return self.pool(self.pad(x))
+        if self.portable:
+            return self.pool(self.pad(x))
+        return ops.squeeze(self.padded_pool(ops.expand_dims(x, 2)), 2)
+
+
+def pools(network: nn.Cell) -> list[Pool]:
+    """Return every `Pool` in `network`."""
+    return [cell for _, cell in network.cells_and_names() if isinstance(cell, Pool)]

@@ -67,7 +67,14 @@ class MindSporeExtractor(_NetworkExtractor):
         image_size = self._geometry.image_size
         side, _ = spec.grids(image_size)
         super().__init__(
-            PatchNetwork(spec, weights.tensors, image_size=image_size, embedding=embedding, precision=precision),
+            PatchNetwork(
+                spec,
+                weights.tensors,
+                image_size=image_size,
+                embedding=embedding,
+                precision=precision,
+                portable=device != "CPU",
+            ),
             ExtractorIdentity(
                 backbone=spec.name,
                 weights_digest=weights.digest,

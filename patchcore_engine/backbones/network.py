@@ -1,6 +1,7 @@
 """The whole graph: pictures in, patch vectors out."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import mindspore
@@ -12,6 +13,7 @@ from patchcore_engine.backbones.architecture import ResNet
 from patchcore_engine.backbones.efficientnet_lite import EfficientNetLiteFeatures
 from patchcore_engine.backbones.extractor import EmbeddingMode
 from patchcore_engine.backbones.folding import fold, fold_scale
+from patchcore_engine.backbones.layers import Pool, pools
 from patchcore_engine.backbones.registry import BackboneSpec
 from patchcore_engine.backbones.resnet import ResNetFeatures
 from patchcore_engine.embedding import NEIGHBOURHOOD, coarse_matrix
@@ -22,7 +24,7 @@ class PatchNetwork(nn.Cell):  # type: ignore[misc]
     """Pictures uint8 [n, s, s, 3] RGB -> patch vectors float32 [n, patches, dimension].
 
     Normalisation, backbone, pooling, upsampling and concatenation are in the graph, so that bytes go to the device and
-    the patch matrix comes back.
+    the patch matrix comes back. `portable`: see `Pool`.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class PatchNetwork(nn.Cell):  # type: ignore[misc]
         image_size: int,
         embedding: EmbeddingMode,
         precision: Precision,
+        portable: bool,
     ) -> None:
         super().__init__()
         architecture = spec.architecture
@@ -47,7 +50,21 @@ class PatchNetwork(nn.Cell):  # type: ignore[misc]
         self.features = features.to_float(mindspore.float16) if precision == "float16" else features
         self.mean = Tensor(255.0 * np.asarray(spec.mean, np.float32))
         self.embedding = _Embedding(embedding, *spec.grids(image_size))
+        for pool in pools(self):
+            pool.portable = portable
         self.set_train(False)
+
+    @contextmanager
+    def portable(self) -> Iterator[None]:
+        """Let graphs that are compiled within hold the portable form of every `Pool`."""
+        before = [(pool, pool.portable) for pool in pools(self)]
+        for pool, _ in before:
+            pool.portable = True
+        try:
+            yield
+        finally:
+            for pool, was in before:
+                pool.portable = was
 
     def construct(self, images: Any) -> Any:
         x = ops.transpose(ops.cast(images, mindspore.float32) - self.mean, (0, 3, 1, 2))
@@ -58,15 +75,13 @@ class PatchNetwork(nn.Cell):  # type: ignore[misc]
 class _Embedding(nn.Cell):  # type: ignore[misc]
     def __init__(self, mode: EmbeddingMode, fine_side: int, coarse_side: int) -> None:
         super().__init__()
-        border = NEIGHBOURHOOD // 2
-        self.pad = ops.Pad(((0, 0), (0, 0), (border, border), (border, border)))
-        self.pool = nn.AvgPool2d(NEIGHBOURHOOD, 1, pad_mode="valid")
+        self.pool = Pool("average", NEIGHBOURHOOD)
         down = coarse_matrix(mode, coarse_side, fine_side)
         self.down = Tensor(down)
         self.across = Tensor(np.ascontiguousarray(down.T))
 
     def construct(self, fine: Any, coarse: Any) -> Any:
-        fine = self.pool(self.pad(fine))
+        fine = self.pool(fine)
         coarse = ops.matmul(ops.matmul(self.down, coarse), self.across)
         maps = ops.concat((fine, coarse), 1)
         n, channels, height, width = maps.shape

@@ -7,7 +7,7 @@ from mindspore import nn, ops
 
 from patchcore_engine.backbones.architecture import ResidualBlock, ResNet
 from patchcore_engine.backbones.folding import FoldedConvolution
-from patchcore_engine.backbones.layers import MaxPool, convolution
+from patchcore_engine.backbones.layers import Pool, convolution
 
 
 class ResNetFeatures(nn.Cell):  # type: ignore[misc]
@@ -17,7 +17,7 @@ class ResNetFeatures(nn.Cell):  # type: ignore[misc]
         super().__init__()
         self.stem = convolution(folded[architecture.stem.name])
         self.relu = ops.ReLU()
-        self.pool = MaxPool()
+        self.pool = Pool("maximum", kernel=3, stride=2)
         self.layer1, self.layer2, self.layer3 = (
             nn.SequentialCell([_Block(block, folded) for block in layer]) for layer in architecture.layers
         )
