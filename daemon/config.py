@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from daemon.errors import ConfigError
 from daemon.messages import CAMERA_PATTERN
+from patchcore_engine.backbones.faults import Fault
 
 ANY_CAMERA: Final = "*"
 MIB: Final = 2**20
@@ -68,6 +69,7 @@ class EngineSettings(Section):
         8,
     )
     sleep_ms: Annotated[float, Field(ge=0, le=60_000)] = 0.0
+    faults: Annotated[tuple[Fault, ...], Field(strict=False)] = ()
 
 
 class BanksSettings(Section):

@@ -12,9 +12,11 @@ from daemon.config import PublishSettings
 from daemon.errors import JournalError
 from daemon.heatmaps import draw_overlay, encode_heatmap
 from daemon.intake import Doors
+from daemon.log_limit import LogLimit
 from daemon.messages import NO_CAMERA, FrameHeader, HeatmapHeader, Verdict
 from daemon.outcomes import Reason
 from daemon.reception import Reception
+from daemon.refusal_log import RefusalLog
 from daemon.scheduler import Lookahead, Ticket
 from daemon.sequencer import Sequencer
 from daemon.telemetry import Telemetry
@@ -25,6 +27,8 @@ RETRY_MS: Final = 250
 LONGEST_RETRY_MS: Final = 5000
 HOUSEKEEPING_S: Final = 1.0
 PRUNE_EVERY_S: Final = 10.0
+SLOW_COMMIT_S: Final = 1.0
+FASTER_DISK: Final = "`iostat -x 1` shows the disk: move journal.dir to a faster one, or the archive away from it."
 
 
 class VerdictJournal(Protocol):
@@ -86,6 +90,8 @@ class Delivery:
         self._telemetry = telemetry
         self._on_state = on_state
         self._doors: Doors | None = None
+        self._refusals = RefusalLog()
+        self._slow = LogLimit()
         self._retry_ms = 0
         self._retry_at_ns = 0
         self._prune_at_ns = 0
@@ -122,7 +128,7 @@ class Delivery:
             except JournalError as error:
                 pushed = self._fail(tickets, error)
             else:
-                self._telemetry.journal_commit_seconds.observe((time.monotonic_ns() - begin_ns) / 1e9)
+                self._observe_commit((time.monotonic_ns() - begin_ns) / 1e9)
                 self._send(tickets, journalled)
                 pushed = []
         else:
@@ -153,7 +159,13 @@ class Delivery:
             if self._publisher is not None:
                 self._publisher.publish(verdict)
             self._telemetry.count_verdict(verdict, ticket.camera)
+            self._refusals.tell(verdict)
         self._reception.left_unjournalled(tickets)
+
+    def _observe_commit(self, seconds: float) -> None:
+        self._telemetry.journal_commit_seconds.observe(seconds)
+        if seconds > SLOW_COMMIT_S and (held_back := self._slow.due()) is not None:
+            log.warning("journal_slow", seconds=round(seconds, 3), held_back=held_back, advice=FASTER_DISK)
 
     def _observe_way(self, tickets: Sequence[Ticket]) -> None:
         judged = [ticket for ticket in tickets if ticket.judgement is not None]
@@ -171,6 +183,7 @@ class Delivery:
         self._publisher.publish(verdict, heatmap)
 
     def _count(self, ticket: Ticket, verdict: Verdict, camera_label: str) -> None:
+        self._refusals.tell(verdict)
         now_ns = time.monotonic_ns()
         publish_us = (now_ns - ticket.settled_monotonic_ns) // 1000
         self._telemetry.count_verdict(

@@ -9,10 +9,12 @@ from typing import Final, TypeVar
 import numpy as np
 import structlog
 
+from daemon.engine_health import EngineHealth
 from daemon.messages import FrameHeader, Region, Stages, Verdict
 from daemon.outcomes import Reason
 from daemon.recipes import Recipe
 from daemon.scheduler import Ticket
+from patchcore_engine.device_memory import is_out_of_memory
 from patchcore_engine.errors import GeometryError, ImageTooLargeError, UndecodableImageError
 from patchcore_engine.images import PreparedImage, decode, to_uint8_rgb
 from patchcore_engine.inspector import Inspection, inspect_batch
@@ -94,14 +96,16 @@ def decode_frame(ticket: Ticket, recipe: Recipe, taken_ns: int) -> DecodedFrame 
     return DecodedFrame(ticket=ticket, recipe=recipe, image=image, taken_ns=taken_ns, decode_ns=decode_ns)
 
 
-def judge(frames: Sequence[DecodedFrame], on_error: Callable[[Exception], None]) -> list[JudgedFrame]:
-    """Inspect decoded frames, those of one extractor together. `on_error` hears of every failure of the engine."""
+def judge(frames: Sequence[DecodedFrame], health: EngineHealth) -> list[JudgedFrame]:
+    """Inspect decoded frames, those of one extractor together; `health` bounds the batches and hears of failures."""
     judged = []
     for _extractor, group in groupby(frames, key=lambda frame: id(frame.recipe.inspector.extractor)):
         alike = list(group)
-        largest = max(alike[0].recipe.inspector.extractor.batch_sizes)
-        for start in range(0, len(alike), largest):
-            judged += _judge_alike(alike[start : start + largest], on_error)
+        while alike:
+            # Asked anew each time: the batch before may have been too large for the device.
+            largest = health.largest_batch(alike[0].recipe.inspector.extractor)
+            judged += _judge_alike(alike[:largest], health)
+            alike = alike[largest:]
     return judged
 
 
@@ -154,17 +158,22 @@ def run_guarded(job: Callable[[], None]) -> Exception | None:
     return result if isinstance(result, Exception) else None
 
 
-def _judge_alike(frames: Sequence[DecodedFrame], on_error: Callable[[Exception], None]) -> list[JudgedFrame]:
+def _judge_alike(frames: Sequence[DecodedFrame], health: EngineHealth) -> list[JudgedFrame]:
     extractor = frames[0].recipe.inspector.extractor
     items = [(frame.image, frame.recipe.bank) for frame in frames]
     started_ns = time.monotonic_ns()
     batch = _guarded(lambda: inspect_batch(extractor, items))
     if isinstance(batch, Exception):
-        on_error(batch)
+        if is_out_of_memory(batch) and health.ran_out_of_memory(extractor, len(frames), batch):
+            return judge(frames, health)
+        health.failed(batch)
         if len(frames) > 1:
-            return [judged for frame in frames for judged in _judge_alike([frame], on_error)]
+            return [judged for frame in frames for judged in _judge_alike([frame], health)]
         refusal = Refusal(Reason.ENGINE_ERROR, f"The engine failed: {type(batch).__name__}: {batch}"[:500])
         return [JudgedFrame(frame=frames[0], result=refusal, started_ns=started_ns)]
+    without_number = batch.inspections.count(None)
+    if without_number:
+        health.gave_no_number(without_number)
     return [
         JudgedFrame(
             frame=frame,

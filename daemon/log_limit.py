@@ -16,12 +16,12 @@ class LogLimit:
         self._due_ns = 0
         self._held_back = 0
 
-    def due(self) -> int | None:
-        """Return how many lines were held back since the last one, if one is due now; else hold it back: None."""
+    def due(self, times: int = 1) -> int | None:
+        """Return how many were held back since the last line, if one is due now; else hold these `times` back: None."""
         now_ns = time.monotonic_ns()
         with self._lock:
             if now_ns < self._due_ns:
-                self._held_back += 1
+                self._held_back += times
                 return None
             self._due_ns = now_ns + self._interval_ns
             held_back, self._held_back = self._held_back, 0

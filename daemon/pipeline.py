@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Final
 
-import structlog
-
 from daemon.config import MIB, Settings
 from daemon.delivery import Delivery, PartArchive, VerdictJournal, VerdictPublisher
+from daemon.engine_health import EngineHealth
 from daemon.inspection import (
     DecodedFrame,
     Judgement,
@@ -25,11 +24,10 @@ from daemon.prefetch import Job, Prefetch
 from daemon.reception import Reception, VerdictLookup
 from daemon.recipes import RecipeSet
 from daemon.scheduler import QueuePolicy, Scheduler, Ticket
+from daemon.self_watch import Hangs
 from daemon.sequencer import Sequencer
 from daemon.streams import StreamLedger
 from daemon.telemetry import Telemetry
-
-log = structlog.get_logger()
 
 DELIVERY_S: Final = 10.0
 # Pictures and heat maps of judged parts that may wait for a slow journal before the engine waits too; with an archive
@@ -89,6 +87,7 @@ class Pipeline:
         )
         self._ahead_of_queue, self._ahead_of_engine = self._delivery.from_queue, self._delivery.from_engine
         self._prefetch = Prefetch(max(settings.engine.batch_sizes))
+        self.engine_health = EngineHealth(telemetry, max(settings.engine.batch_sizes))
         self._engine_progress_ns = time.monotonic_ns()
         self._job_since_ns: int | None = None
         self._threads = [
@@ -138,19 +137,24 @@ class Pipeline:
             self._telemetry.set_recipe(name, recipe.bank.version, recipe.review, recipe.fail)
         self._recipes = recipes
 
-    def stuck(self) -> bool:
-        """Whether work waits and none has been finished for stuck_s (load_s while the engine thread loads)."""
+    def stuck(self) -> Hangs | None:
+        """Whether work waits and none has been finished for stuck_s (load_s while the engine thread loads).
+
+        Returns what hangs.
+        """
         oldest = self._reception.oldest()
         if oldest is None:
-            return False
+            return None
         progress_ns, limit_s = self._delivery.last_progress_ns, self._settings.service.stuck_s
+        hangs: Hangs = "journal"
         if oldest.verdict is None:
+            hangs = "engine"
             progress_ns = self._engine_progress_ns
             job_since_ns = self._job_since_ns
             if job_since_ns is not None:
                 progress_ns, limit_s = job_since_ns, self._settings.service.load_s
         waited_ns = time.monotonic_ns() - max(progress_ns, oldest.received_monotonic_ns)
-        return waited_ns > limit_s * 1e9
+        return hangs if waited_ns > limit_s * 1e9 else None
 
     def drain(self, limit_s: float) -> int:
         """Finish what waits within `limit_s`; give the rest its verdict `shutting_down` and return how many that were.
@@ -219,7 +223,7 @@ class Pipeline:
         waiting = [f for f in frames if f not in late and not f.ticket.forgotten and f.ticket.verdict is None]
         if not waiting:
             return
-        judged = judge(waiting, self._engine_failed)
+        judged = judge(waiting, self.engine_health)
         end_ns = time.monotonic_ns()
         self._telemetry.observe_batch(len(waiting), begin_ns, end_ns)
         for item in judged:
@@ -239,10 +243,6 @@ class Pipeline:
     def _settle_late(self, tickets: Sequence[Ticket]) -> None:
         for ticket in tickets:
             self._refuse(ticket, Refusal(Reason.LATE, "It could not be judged within the recipe's max_age_ms."))
-
-    def _engine_failed(self, error: Exception) -> None:
-        self._telemetry.engine_errors.inc()
-        log.error("engine_failed", error=str(error), exc_info=error)
 
     def _extractor_key(self, ticket: Ticket) -> object:
         recipe = self._recipes.recipes.get(ticket.recipe or "")

@@ -139,9 +139,10 @@ def _with_thresholds(name: str, recipe: RecipeSettings, inspector: Inspector) ->
 def _open_extractor(bank: MemoryBank, settings: Settings, recipe: RecipeSettings) -> "FeatureExtractor":
     manifest, engine = bank.manifest, settings.engine
     if manifest.backbone == SLEEPING:
-        from patchcore_engine.backbones.sleeping import SleepingExtractor
+        from patchcore_engine.backbones.failing import FailingExtractor
 
-        return SleepingExtractor(
+        return FailingExtractor(
+            faults=engine.faults,
             image_size=manifest.image_size,
             grid=manifest.grid[0],
             dimension=manifest.dimension,

@@ -25,10 +25,11 @@ from daemon.memory_budget import Footprints, MemoryBudget, footprints, memory_bu
 from daemon.memory_limit import memory_limit
 from daemon.notify import Notifier
 from daemon.recipes import RecipeSet, load_recipes
+from daemon.self_watch import SelfWatch
 from daemon.state_folder import StateFolder
 from daemon.stations import Stations, open_stations
 from daemon.telemetry import Telemetry
-from patchcore_engine.errors import PatchcoreError
+from patchcore_engine.errors import DeviceError, PatchcoreError
 
 log = structlog.get_logger()
 
@@ -49,6 +50,7 @@ class Service:
         self._loaded = self._draining = False
         self._stop_asked = False
         self._reloads_asked = 0
+        self._watch = SelfWatch(telemetry)
         self._crashed: str | None = None
         self._reload: threading.Thread | None = None
         self._guard: DescriptorGuard | None = None
@@ -110,8 +112,9 @@ class Service:
         """Whether work makes progress, or none waits."""
         if self._crashed is not None:
             return False, f"The {self._crashed} thread died."
-        if self._stations is not None and self._stations.pipeline.stuck():
-            return False, f"Work waits and none was finished within {self._settings.service.stuck_s:g} s."
+        hangs = self._stations.pipeline.stuck() if self._stations is not None else None
+        if hangs is not None:
+            return False, f"Work waits and the {hangs} finished none within {self._settings.service.stuck_s:g} s."
         return True, "ok"
 
     def ready(self) -> tuple[bool, str]:
@@ -173,16 +176,24 @@ class Service:
         """Compile, and judge one picture per recipe, on the thread that owns the engine; then let them serve."""
         serving = stations.pipeline.recipes.extractors()
 
+        health = stations.pipeline.engine_health
+
         def rehearse() -> None:
+            health.forget_limits()
             for identity, extractor in recipes.extractors().items():
                 if serving.get(identity) is not extractor:
-                    extractor.warm_up()
+                    health.warm_up(extractor)
             for recipe in recipes.recipes.values():
                 recipe.rehearse()
 
         failure = stations.pipeline.run_on_engine(rehearse).result()
-        if failure is not None:
+        if isinstance(failure, PatchcoreError | DaemonError):
             raise failure
+        if failure is not None:
+            raise DeviceError(
+                f"The engine failed its trial inspection: {type(failure).__name__}: {failure} Run `patchline doctor`: "
+                "it checks device, weights and banks."
+            ) from failure
         stations.pipeline.serve(recipes)
 
     def _tick(self) -> None:
@@ -205,7 +216,8 @@ class Service:
         dead = stations.dead_thread()
         if dead is not None and self._crashed is None:
             self._crashed = dead
-        if self._crashed is None and not stations.pipeline.stuck():
+        self._watch.look(stations.pipeline.stuck())
+        if self._crashed is None and self._watch.hangs is None:
             self._notifier.alive()
 
     def _reload_recipes(self, asked: int) -> None:

@@ -108,6 +108,11 @@ class Telemetry:
         self.engine_utilisation = gauge("engine_utilisation_ratio", "Busy part of the last 30 seconds.")
         self.engine_utilisation.set_function(self.utilisation.ratio)
         self.engine_errors = counter("engine_errors", "Batches in which the engine raised.")
+        self.engine_not_finite = counter("engine_not_finite", "Pictures whose score was no finite number.")
+        self.engine_out_of_memory = counter("engine_out_of_memory", "Batches that the device's memory didn't hold.")
+        self.engine_batch_limit = gauge(
+            "engine_batch_limit_frames", "Frames that the engine takes at once; less after it ran out of memory."
+        )
 
         self.queue_frames = gauge("queue_frames", "Frames waiting for the engine.")
         self.queue_bytes = gauge("queue_bytes", "Payload bytes waiting for the engine.")
@@ -145,6 +150,7 @@ class Telemetry:
         self.archive_lag = gauge("archive_lag_seconds", "Age of the oldest part waiting to be archived; 0 if none.")
         self.archive_bytes = gauge("archive_bytes", "Size of the archive on disk.")
 
+        self.clock_steps = counter("clock_steps", "Jumps of the host's clock by more than a second.")
         self.reloads = counter("reloads", "Reloads of banks and recipes.", ("outcome",))
         self.reload_requests = counter("reload_requests", "Reloads asked for; one reload answers all that wait for it.")
         self.last_reload = gauge("last_reload_timestamp_seconds", "When the last reload ended; 0 if none.")

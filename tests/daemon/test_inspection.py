@@ -9,13 +9,16 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry
 
 from daemon.config import parse_settings
+from daemon.engine_health import EngineHealth
 from daemon.inspection import DecodedFrame, Judgement, Refusal, decode_frame, judge, judged_verdict
 from daemon.messages import FrameHeader
 from daemon.outcomes import Outcome, Reason
 from daemon.recipes import Recipe, load_recipes
 from daemon.scheduler import Ticket
+from daemon.telemetry import Telemetry
 from patchcore_engine.backbones.sleeping import SleepingExtractor
 from patchcore_engine.images import encode_png
 from patchcore_engine.inspector import Inspector
@@ -62,8 +65,13 @@ def refused(recipe: Recipe, one: Ticket) -> Reason:
     return result.reason
 
 
-def unexpected(error: Exception) -> None:
-    pytest.fail(f"the engine failed: {error}")
+@pytest.fixture
+def health() -> EngineHealth:
+    return EngineHealth(Telemetry(CollectorRegistry()), 8)
+
+
+def count(health: EngineHealth, name: str) -> float | None:
+    return health.telemetry.registry.get_sample_value(f"patchline_{name}")
 
 
 def test_every_encoding_gives_the_same_picture(recipe: Recipe) -> None:
@@ -107,9 +115,9 @@ def test_a_sliver_of_a_picture_is_refused_before_it_fills_the_memory(recipe: Rec
     assert refused(recipe, raw(np.zeros((1, 100_000), dtype=np.uint8))) is Reason.BAD_GEOMETRY
 
 
-def test_a_part_is_judged_with_all_that_a_verdict_holds(recipe: Recipe) -> None:
+def test_a_part_is_judged_with_all_that_a_verdict_holds(recipe: Recipe, health: EngineHealth) -> None:
     one = decoded(recipe, raw(bad_part(3)))
-    (judged,) = judge([one], unexpected)
+    (judged,) = judge([one], health)
     assert isinstance(judged.result, Judgement)
     verdict = judged_verdict(judged, judged.result)
     assert verdict.verdict is Outcome.FAIL
@@ -142,30 +150,30 @@ def failing(recipe: Recipe) -> Recipe:
     return replace(recipe, inspector=Inspector(FailingExtractor(), recipe.bank))
 
 
-def results(frames: Sequence[DecodedFrame], errors: list[Exception]) -> list[Outcome | Reason]:
+def results(frames: Sequence[DecodedFrame], health: EngineHealth) -> list[Outcome | Reason]:
     return [
         one.result.recipe.outcome(one.result.inspection.score)
         if isinstance(one.result, Judgement)
         else one.result.reason
-        for one in judge(frames, errors.append)
+        for one in judge(frames, health)
     ]
 
 
-def test_one_frame_that_breaks_the_engine_never_fails_its_batch(failing: Recipe) -> None:
+def test_one_frame_that_breaks_the_engine_never_fails_its_batch(failing: Recipe, health: EngineHealth) -> None:
     white = np.full((64, 64), 255, dtype=np.uint8)
     frames = [decoded(failing, raw(part)) for part in (good_part(1), white, bad_part(2))]
-    errors: list[Exception] = []
-    assert results(frames, errors) == [Outcome.PASS, Reason.ENGINE_ERROR, Outcome.FAIL]
-    assert len(errors) == 2
+    assert results(frames, health) == [Outcome.PASS, Reason.ENGINE_ERROR, Outcome.FAIL]
+    assert count(health, "engine_errors_total") == 2
 
 
-def test_a_score_that_is_no_number_is_an_engine_error(failing: Recipe) -> None:
+def test_a_score_that_is_no_number_is_an_engine_error(failing: Recipe, health: EngineHealth) -> None:
     black = np.zeros((64, 64), dtype=np.uint8)
     frames = [decoded(failing, raw(part)) for part in (black, good_part(1))]
-    assert results(frames, []) == [Reason.ENGINE_ERROR, Outcome.PASS]
+    assert results(frames, health) == [Reason.ENGINE_ERROR, Outcome.PASS]
+    assert count(health, "engine_not_finite_total") == 1
 
 
-def test_more_frames_than_the_largest_batch_are_judged_in_turns(recipe: Recipe) -> None:
+def test_more_frames_than_the_largest_batch_are_judged_in_turns(recipe: Recipe, health: EngineHealth) -> None:
     frames = [decoded(recipe, raw(good_part(seed))) for seed in range(19)]
-    judged = judge(frames, unexpected)
+    judged = judge(frames, health)
     assert [one.frame for one in judged] == frames
