@@ -8,6 +8,7 @@ import pytest
 from mindspore import Tensor
 
 from patchcore_engine.backbones.layers import Pool, pools
+from patchcore_engine.runtime import open_device
 from tests.engine.conftest import MakeExtractor
 
 
@@ -16,6 +17,7 @@ from tests.engine.conftest import MakeExtractor
 def test_both_forms_of_a_pool_agree(
     kind: Literal["average", "maximum"], kernel: int, stride: int, shape: Sequence[int]
 ) -> None:
+    open_device("CPU")
     maps = np.random.RandomState(3).uniform(0, 1, shape).astype(np.float32)
     forms = [Pool(kind, kernel, stride) for _ in range(2)]
     forms[1].portable = True
