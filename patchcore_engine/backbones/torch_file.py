@@ -17,14 +17,16 @@ from typing import IO, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from patchcore_engine.backbones.torch_pickle import StorageReference, TensorReference, read_pickle
+from patchcore_engine.backbones.torch_pickle import MAX_PICKLE_BYTES, StorageReference, TensorReference, read_pickle
 from patchcore_engine.errors import WeightsFormatError, WeightsMissingError
 
 MAX_FILE_BYTES: Final = 4 * 1024**3
-MAX_TABLE_BYTES: Final = 64 * 1024**2
+# Of a zip archive's list of entries: ten thousand storages and more.
+MAX_DIRECTORY_BYTES: Final = 2 * 1024**2
 
 _LEGACY_MAGIC: Final = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL: Final = 1001
+_LITTLE: Final = b"little"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,21 @@ class TorchFile:
     names: tuple[str, ...]
 
 
+class _GuardedReader(io.BufferedReader):
+    """A file of which no more than `limit` bytes may be read at once; None: any number."""
+
+    limit: int | None = None
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.limit is None:
+            return super().read(size)
+        asked = self.limit + 1 if size is None or size < 0 else size
+        data = super().read(min(asked, self.limit + 1))
+        if asked > self.limit and len(data) > self.limit:
+            raise WeightsFormatError("its zip archive holds too many entries.")
+        return data
+
+
 def read_torch_file(path: Path, names: Collection[str]) -> TorchFile:
     """Read those tensors of a `.pth` file that `names` asks for and the file holds.
 
@@ -45,7 +62,7 @@ def read_torch_file(path: Path, names: Collection[str]) -> TorchFile:
     anything but a dictionary of tensors, WeightsMissingError where the file can't be opened.
     """
     try:
-        with path.open("rb") as file:
+        with _GuardedReader(path.open("rb", buffering=0)) as file:
             size = file.seek(0, io.SEEK_END)
             file.seek(0)
             return _read(file, size, names)
@@ -55,7 +72,7 @@ def read_torch_file(path: Path, names: Collection[str]) -> TorchFile:
         raise WeightsFormatError(f"{path} can't be used: {error}") from error
 
 
-def _read(file: IO[bytes], size: int, names: Collection[str]) -> TorchFile:
+def _read(file: _GuardedReader, size: int, names: Collection[str]) -> TorchFile:
     if size > MAX_FILE_BYTES:
         raise WeightsFormatError(f"it is larger than {MAX_FILE_BYTES // 1024**3} GiB.")
     is_zip = file.read(4) == b"PK\x03\x04"
@@ -63,9 +80,9 @@ def _read(file: IO[bytes], size: int, names: Collection[str]) -> TorchFile:
     return _read_zip(file, size, names) if is_zip else _read_legacy(file, size, names)
 
 
-def _read_zip(file: IO[bytes], size: int, names: Collection[str]) -> TorchFile:
+def _read_zip(file: _GuardedReader, size: int, names: Collection[str]) -> TorchFile:
     try:
-        with zipfile.ZipFile(file) as archive:
+        with _open_zip(file) as archive:
             entries = {entry.filename: entry for entry in archive.infolist()}
             tables = [name for name in entries if name.endswith("/data.pkl")]
             # PyTorch stores, so that a compressed entry could only be there to unfold into something huge.
@@ -74,9 +91,10 @@ def _read_zip(file: IO[bytes], size: int, names: Collection[str]) -> TorchFile:
             ):
                 raise WeightsFormatError("it is a zip archive, but not one of PyTorch's.")
             root = tables[0].removesuffix("data.pkl")
-            if f"{root}byteorder" in entries and archive.read(f"{root}byteorder") != b"little":
+            order = entries.get(f"{root}byteorder")
+            if order is not None and (order.file_size != len(_LITTLE) or archive.read(order) != _LITTLE):
                 raise WeightsFormatError("it was written on a big-endian machine.")
-            if entries[tables[0]].file_size > MAX_TABLE_BYTES:
+            if entries[tables[0]].file_size > MAX_PICKLE_BYTES:
                 raise WeightsFormatError("its table of tensors is too large.")
             table = read_pickle(io.BytesIO(archive.read(tables[0])))
             wanted = _wanted(table, names)
@@ -93,6 +111,14 @@ def _read_zip(file: IO[bytes], size: int, names: Collection[str]) -> TorchFile:
             raise
         raise WeightsFormatError("its zip archive is damaged.") from error  # it points before the file's beginning
     return _file(table, wanted, storages)
+
+
+def _open_zip(file: _GuardedReader) -> zipfile.ZipFile:
+    """zipfile reads the list of entries at once, whatever length the archive states, and keeps twenty times as much."""
+    file.limit = MAX_DIRECTORY_BYTES
+    archive = zipfile.ZipFile(file)
+    file.limit = None
+    return archive
 
 
 def _read_legacy(file: IO[bytes], size: int, names: Collection[str]) -> TorchFile:

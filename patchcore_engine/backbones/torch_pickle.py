@@ -1,7 +1,9 @@
 """Reads the pickles inside PyTorch's weights files without running any of them.
 
 Python's own unpickler calls what a file names; this one interprets the few operations that a dictionary of tensors is
-written with (protocols 2 to 4, `pickletools` documents them) and refuses every other.
+written with (protocols 2 to 4, `pickletools` documents them) and refuses every other. A value can stand in many places
+of a pickle for two bytes each, so that whatever walks through one (copying, hashing, printing it) first asks how large
+it is.
 """
 
 import pickletools
@@ -13,7 +15,14 @@ import numpy as np
 
 from patchcore_engine.errors import WeightsFormatError
 
-MAX_OPERATIONS: Final = 2_000_000
+# The table of wide_resnet50_2 has 20,000 operations and 60 KB.
+MAX_OPERATIONS: Final = 400_000
+MAX_PICKLE_BYTES: Final = 8 * 1024**2
+# Of a call's arguments, and of a tensor's dimensions.
+_MOST_ARGUMENTS: Final = 16
+_MOST_DIMENSIONS: Final = 32
+_LARGEST_COUNT: Final = 2**63 - 1
+_LONGEST_SHOWN: Final = 80
 
 _STORAGE_DTYPES: Final = {
     "DoubleStorage": "<f8",
@@ -61,6 +70,26 @@ class _Mark:
     pass
 
 
+class _Bounded:
+    """What `genops` needs of a file, up to MAX_PICKLE_BYTES."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._left = MAX_PICKLE_BYTES
+
+    def read(self, count: int) -> bytes:
+        return self._take(self._file.read(count) if 0 <= count <= self._left else None)
+
+    def readline(self) -> bytes:
+        return self._take(self._file.readline(self._left + 1))
+
+    def _take(self, data: bytes | None) -> bytes:
+        if data is None or len(data) > self._left:
+            raise WeightsFormatError("its table of tensors is too large.")
+        self._left -= len(data)
+        return data
+
+
 _MARK: Final = _Mark()
 
 
@@ -81,7 +110,7 @@ def read_pickle(file: IO[bytes]) -> Any:
 def _interpret(file: IO[bytes]) -> Any:
     stack: list[Any] = []
     memo: dict[int, Any] = {}
-    for count, (operation, argument, _) in enumerate(pickletools.genops(file)):
+    for count, (operation, argument, _) in enumerate(pickletools.genops(cast(IO[bytes], _Bounded(file)))):
         if count > MAX_OPERATIONS:
             raise WeightsFormatError("it holds too many objects for a weights file.")
         name = operation.name
@@ -111,10 +140,13 @@ def _interpret(file: IO[bytes]) -> Any:
     raise WeightsFormatError("it ends in the middle of its table of tensors.")
 
 
-def _admit(module: str, name: str) -> _Global:
+def _admit(module: Any, name: Any) -> _Global:
+    if not isinstance(module, str) or not isinstance(name, str):
+        raise TypeError("not a name")
     known = (module, name) in _CALLS or (module == "torch" and name in _STORAGE_DTYPES)
     if not known:
-        raise WeightsFormatError(f"it holds more than tensors ({module}.{name}).")
+        shown = f"{module[:_LONGEST_SHOWN]}.{name[:_LONGEST_SHOWN]}"
+        raise WeightsFormatError(f"it holds more than tensors ({shown}).")
     return _Global(module, name)
 
 
@@ -158,6 +190,9 @@ def _set_items(stack: list[Any]) -> None:
 def _fill(target: Any, items: list[Any]) -> None:
     if not isinstance(target, dict):
         raise TypeError("not a dictionary")
+    # Hashing anything else could take for ever: a tuple of the same two tuples, forty times over.
+    if not all(isinstance(key, str | int) for key in items[::2]):
+        raise TypeError("a key that is no name")
     target.update(zip(items[::2], items[1::2], strict=True))
 
 
@@ -184,7 +219,13 @@ def _stack_global(stack: list[Any]) -> None:
 
 def _reduce(stack: list[Any]) -> None:
     arguments, function = stack.pop(), stack.pop()
-    stack.append(_CALLS[function.module, function.name](*arguments))
+    stack.append(_CALLS[function.module, function.name](*_short_tuple(arguments, _MOST_ARGUMENTS)))
+
+
+def _short_tuple(value: Any, most: int) -> tuple[Any, ...]:
+    if not isinstance(value, tuple) or len(value) > most:
+        raise TypeError("not a tuple, or too long")
+    return value
 
 
 def _build(stack: list[Any]) -> None:
@@ -195,24 +236,34 @@ def _build(stack: list[Any]) -> None:
 
 
 def _persistent(stack: list[Any]) -> None:
-    kind, storage_type, key, _location, length, *rest = stack.pop()
+    kind, storage_type, key, _location, length, *rest = _short_tuple(stack.pop(), _MOST_ARGUMENTS)
     if kind != "storage" or not isinstance(storage_type, _Global) or any(item is not None for item in rest):
         raise WeightsFormatError("it refers to data in a way that isn't known here.")
     dtype = np.dtype(_STORAGE_DTYPES[storage_type.name])
-    if not isinstance(key, str) or not isinstance(length, int) or length < 0:
+    if not isinstance(key, str) or not isinstance(length, int) or not 0 <= length <= _LARGEST_COUNT:
         raise TypeError("not a storage")
     stack.append(StorageReference(key, dtype, length))
 
 
 def _ordered_dict(items: Any = ()) -> dict[Any, Any]:
-    return dict(items)
+    """Python 2 wrote a list of pairs. It is used up, so that no list is gone through twice."""
+    filled: dict[Any, Any] = {}
+    if not isinstance(items, list):
+        items = list(_short_tuple(items, 0))
+    items.reverse()
+    while items:
+        pair = items.pop()
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise TypeError("not a pair")
+        _fill(filled, list(pair))
+    return filled
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> TensorReference:
-    numbers = (offset, *shape, *strides)
+    shape, strides = _short_tuple(shape, _MOST_DIMENSIONS), _short_tuple(strides, _MOST_DIMENSIONS)
     if not isinstance(storage, StorageReference) or len(shape) != len(strides):
         raise TypeError("not a tensor")
-    if any(not isinstance(number, int) or number < 0 for number in numbers):
+    if any(not isinstance(number, int) or not 0 <= number <= _LARGEST_COUNT for number in (offset, *shape, *strides)):
         raise ValueError("a tensor's shape holds something else than counts")
     count = int(np.prod(shape, dtype=object))
     last = offset + sum((extent - 1) * stride for extent, stride in zip(shape, strides, strict=True))
