@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "push": "daemon.commands.push",
     "watch": "daemon.commands.watch",
     "journal": "daemon.commands.journal",
+    "keys": "daemon.commands.keys",
     "doctor": "daemon.commands.doctor",
     "bench": "daemon.commands.bench",
     "demo": "daemon.commands.demo",

@@ -2,6 +2,7 @@
 
 from daemon.errors import (
     BufferFullError,
+    KeyFileError,
     MessageError,
     NotRunningError,
     OffsetsLostError,
@@ -9,6 +10,7 @@ from daemon.errors import (
     SenderError,
 )
 from daemon.frame_buffer import WhenFull
+from daemon.keys import ClientKeys
 from daemon.messages import Verdict
 from daemon.outcomes import Outcome, Reason
 from daemon.push_camera import PushCamera
@@ -17,7 +19,9 @@ from daemon.verdict_stream import VerdictStream
 
 __all__ = [
     "BufferFullError",
+    "ClientKeys",
     "FrameSender",
+    "KeyFileError",
     "MessageError",
     "NotRunningError",
     "OffsetsLostError",

@@ -119,6 +119,14 @@ class ArchiveSettings(Section):
     queue_bytes: Annotated[int, Field(ge=MIB, le=64 * GIB)] = 256 * MIB
 
 
+class SecuritySettings(Section):
+    server_key: str = ""
+    cameras: str = ""
+    subscribers: str = ""
+    ipc_mode: Annotated[int, Field(ge=0, le=0o777)] = 0o600
+    ipc_group: str = ""
+
+
 class TelemetrySettings(Section):
     listen: HostAndPort = "127.0.0.1:9108"
 
@@ -151,6 +159,7 @@ class Settings(Section):
     publish: PublishSettings = PublishSettings()
     journal: JournalSettings = JournalSettings()
     archive: ArchiveSettings = ArchiveSettings()
+    security: SecuritySettings = SecuritySettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     service: ServiceSettings = ServiceSettings()
     recipes: dict[RecipeName, RecipeSettings] = Field(default_factory=dict)
@@ -164,6 +173,7 @@ class Settings(Section):
                 f"queue.bytes = {self.queue.bytes} is smaller than intake.max_frame_bytes = "
                 f"{self.intake.max_frame_bytes}: one frame must fit"
             )
+        self._check_security()
         owners: dict[str, str] = {}
         for name, recipe in self.recipes.items():
             for camera in recipe.cameras:
@@ -174,6 +184,21 @@ class Settings(Section):
             if review is not None and fail is not None and review > fail:
                 raise ValueError(f"recipes.{name}: review_threshold = {review} is above fail_threshold = {fail}")
         return self
+
+    def _check_security(self) -> None:
+        security = self.security
+        if not security.server_key:
+            for key in ("cameras", "subscribers"):
+                if getattr(security, key):
+                    raise ValueError(f"security.{key} is set and security.server_key is not: no door asks for keys")
+            return
+        if not security.cameras:
+            raise ValueError("security.cameras is needed with security.server_key: the file of their public keys")
+        if (self.publish.verdicts or self.publish.replay) and not security.subscribers:
+            raise ValueError(
+                "security.subscribers is needed with security.server_key: the file of their public keys, "
+                "or close publish.verdicts and publish.replay"
+            )
 
     @property
     def cache_dir(self) -> Path:

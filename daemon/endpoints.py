@@ -6,10 +6,13 @@ from typing import Final, Literal
 
 from daemon.config import Settings, load_settings
 from daemon.errors import ConfigError, NotRunningError
+from daemon.keys import ClientKeys, read_secret_key
 
 Door = Literal["push", "acked", "verdicts", "replay"]
 
 ADDRESSES_FILE: Final = "addresses.json"
+# Among the addresses: the daemon's public key, where it asks its peers for theirs.
+SERVER_KEY: Final = "server_key"
 DEFAULT_CONFIG: Final = Path("config.toml")
 _KEYS: Final[dict[Door, str]] = {
     "push": "intake.push",
@@ -26,9 +29,7 @@ def endpoint(door: Door, config: Path | None) -> str:
     the system chose is read from the state folder of the running daemon.
     Raises ConfigError for a closed door and NotRunningError where the running daemon must tell and there is none.
     """
-    if config is None and DEFAULT_CONFIG.is_file():
-        config = DEFAULT_CONFIG
-    settings = load_settings(config) if config is not None else Settings()
+    settings = _settings(config)
     section, key = _KEYS[door].split(".")
     address = str(getattr(getattr(settings, section), key))
     if not address:
@@ -36,6 +37,33 @@ def endpoint(door: Door, config: Path | None) -> str:
     if address.startswith("tcp://") and address.rpartition(":")[2] in ("*", "0"):
         address = running_addresses(settings.service.state_dir)[door]
     return address.replace("tcp://0.0.0.0:", "tcp://127.0.0.1:").replace("tcp://*:", "tcp://127.0.0.1:")
+
+
+def client_keys(key: Path | None, server_key: Path | None, config: Path | None) -> ClientKeys | None:
+    """Return the keys that a client on this host connects with: its own of the file `key`, and the daemon's.
+
+    The daemon's public key is that of the file `server_key`, else what the running daemon of the configuration tells.
+    None where no key is given. Raises KeyFileError, NotRunningError, and ConfigError where the configuration asks for a
+    key and none is given.
+    """
+    if key is None:
+        if server_key is not None or (config is not None and _settings(config).security.server_key):
+            raise ConfigError(
+                "The daemon asks for keys: give this client's with --key FILE (patchline keys new makes one)."
+            )
+        return None
+    if server_key is not None:
+        return ClientKeys.read(key, server_key)
+    running = running_addresses(_settings(config).service.state_dir)
+    if SERVER_KEY not in running:
+        raise ConfigError("The running daemon asks for no keys: leave --key out.")
+    return ClientKeys(read_secret_key(key), running[SERVER_KEY].encode())
+
+
+def _settings(config: Path | None) -> Settings:
+    if config is None and DEFAULT_CONFIG.is_file():
+        config = DEFAULT_CONFIG
+    return load_settings(config) if config is not None else Settings()
 
 
 def running_addresses(state_dir: Path) -> dict[str, str]:

@@ -5,6 +5,7 @@ DaemonError
 ├── MemoryBudgetError      a configuration that may take more memory than there is
 ├── MessageError           a message that breaks the wire format; carries the reason of its verdict
 ├── BindError              an address that can't be bound
+├── KeyFileError           a file of keys that can't be used
 ├── JournalError           the journal can't be opened, read or written
 ├── ArchiveError           the archive can't be written
 ├── ReloadError            a reload that failed; the running banks go on serving
@@ -41,6 +42,10 @@ class MessageError(DaemonError):
 
 class BindError(DaemonError):
     """Raised when an address can't be bound."""
+
+
+class KeyFileError(DaemonError):
+    """Raised when a file of keys can't be read, holds no keys, or is readable by others."""
 
 
 class JournalError(DaemonError):

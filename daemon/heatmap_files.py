@@ -9,8 +9,9 @@ from typing import Final
 import zmq
 
 from daemon.errors import ArchiveError, MessageError
+from daemon.keys import ClientKeys
 from daemon.messages import HEATMAP_TOPIC, HeatmapHeader, Verdict
-from daemon.sockets import open_socket
+from daemon.sockets import connect, open_socket
 
 _WAITING_LIMIT: Final = 256
 _POLL_MS: Final = 100
@@ -26,7 +27,7 @@ class HeatmapFiles:
     A float16 map is written as it is, *.f16. Raises ArchiveError when the folder can't be written.
     """
 
-    def __init__(self, address: str, folder: Path) -> None:
+    def __init__(self, address: str, folder: Path, keys: ClientKeys | None = None) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -43,7 +44,7 @@ class HeatmapFiles:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = open_socket(self._context, zmq.SUB, rcvhwm=_HIGH_WATER_MARK)
         self._socket.subscribe(HEATMAP_TOPIC)
-        self._socket.connect(address)
+        connect(self._socket, address, keys)
         self._thread = threading.Thread(target=self._run, name="heatmaps", daemon=True)
         self._thread.start()
 

@@ -9,10 +9,11 @@ from typing import Final
 import zmq
 
 from daemon.acked import MAX_PARTS, AckedDoor
+from daemon.door_socket import OPEN, Access, DoorSocket
 from daemon.errors import BindError
 from daemon.intake import Acknowledgement, Intake
 from daemon.messages import read_frame
-from daemon.sockets import Waker, ZmqContext, ZmqSocket, bind, open_socket, receive_parts
+from daemon.sockets import Waker, ZmqContext, ZmqSocket, receive_parts
 
 # Messages that one connection may have waiting inside ZeroMQ; what exceeds it waits in TCP's buffers and at the camera.
 HIGH_WATER_MARK: Final = 1
@@ -42,7 +43,8 @@ class Ingest:
     """The doors that frames come in by; fulfils `daemon.intake.Doors`.
 
     push, acked: addresses, "" for a closed door; a port of 0 or * is chosen by the system, and `push_address` and
-    `acked_address` tell the real ones. max_window: the largest `intake.window`. Raises BindError.
+    `acked_address` tell the real ones. max_window: the largest `intake.window`. `access` is that of both doors.
+    Raises BindError.
     """
 
     def __init__(
@@ -56,7 +58,9 @@ class Ingest:
         max_window: int,
         heartbeat_ms: int,
         max_sessions: int = 1024,
+        access: Access = OPEN,
     ) -> None:
+        self.doors: list[DoorSocket] = []
         self.push_address = self.acked_address = ""
         self._intake = intake
         self._max_frame_bytes = max_frame_bytes
@@ -65,24 +69,28 @@ class Ingest:
         self._router: ZmqSocket | None = None
         max_part_bytes = largest_part(max_frame_bytes)
         if push:
-            self._push = open_socket(context, zmq.PULL, rcvhwm=HIGH_WATER_MARK, maxmsgsize=max_part_bytes)
-            self.push_address = bind(self._push, push)
+            door = DoorSocket(context, zmq.PULL, push, access, rcvhwm=HIGH_WATER_MARK, maxmsgsize=max_part_bytes)
+            self.doors.append(door)
+            self._push, self.push_address = door.socket, door.address
         if acked:
-            self._router = open_socket(
-                context,
-                zmq.ROUTER,
-                rcvhwm=HIGH_WATER_MARK,
-                sndhwm=acks_waiting(max_window),
-                maxmsgsize=max_part_bytes,
-                router_handover=1,
-                router_mandatory=1,
-            )
             try:
-                self.acked_address = bind(self._router, acked)
+                door = DoorSocket(
+                    context,
+                    zmq.ROUTER,
+                    acked,
+                    access,
+                    rcvhwm=HIGH_WATER_MARK,
+                    sndhwm=acks_waiting(max_window),
+                    maxmsgsize=max_part_bytes,
+                    router_handover=1,
+                    router_mandatory=1,
+                )
             except BindError:
                 if self._push is not None:
                     self._push.close()
                 raise
+            self.doors.append(door)
+            self._router, self.acked_address = door.socket, door.address
         self.door = AckedDoor(
             intake,
             self._send,
@@ -129,7 +137,7 @@ class Ingest:
         self._waker.wake()
 
     def wake(self) -> None:
-        """Look at `Intake.accepting` and `Intake.window` again; thread-safe."""
+        """Look at `Intake.accepting` and `Intake.window` again, and for doors asked for a new key; thread-safe."""
         self._waker.wake()
 
     def drain(self) -> None:
@@ -174,6 +182,8 @@ class Ingest:
                 poller.register(self._push, zmq.POLLIN if reading else 0)
             ready = dict(poller.poll(self._heartbeat_ms))
             self._waker.clear()
+            for door in self.doors:
+                door.change_key_if_asked()
             self._send_answers()
             self.door.reset_ended()
             self.door.tell_windows()
@@ -237,7 +247,6 @@ class Ingest:
         return True
 
     def _close(self) -> None:
-        for opened in (self._push, self._router):
-            if opened is not None:
-                opened.close(linger=LINGER_MS)
+        for door in self.doors:
+            door.close(LINGER_MS)
         self._waker.close()

@@ -6,9 +6,10 @@ from typing import Final
 import structlog
 import zmq
 
+from daemon.door_socket import OPEN, Access, DoorSocket
 from daemon.log_limit import LogLimit
 from daemon.messages import HEATMAP_TOPIC, VERDICT_TOPIC, HeatmapHeader, Verdict
-from daemon.sockets import ZmqContext, bind, open_socket
+from daemon.sockets import ZmqContext
 
 log = structlog.get_logger()
 
@@ -36,10 +37,13 @@ class Publisher:
         high_water_mark: int = 1000,
         most_heatmaps: int = 4,
         on_behind: Callable[[], None] = lambda: None,
+        access: Access = OPEN,
     ) -> None:
-        self._socket = open_socket(
+        self.door = DoorSocket(
             context,
             zmq.XPUB,
+            address,
+            access,
             sndhwm=high_water_mark,
             xpub_verboser=1,
             xpub_nodrop=1,
@@ -48,7 +52,7 @@ class Publisher:
         self._high_water_mark = high_water_mark
         self._on_behind = on_behind
         self._behind_log = LogLimit()
-        self.address = bind(self._socket, address)
+        self._socket, self.address = self.door.socket, self.door.address
         self._most_heatmaps = most_heatmaps
         self._verdict_subscriptions = 0
         self._heatmap_subscriptions = 0
@@ -80,7 +84,8 @@ class Publisher:
             self._send([HEATMAP_TOPIC + camera, header.pack(), payload])
 
     def update(self) -> None:
-        """Take in waiting subscriptions; `publish` does so too, an idle publisher calls it now and then."""
+        """Take in waiting subscriptions, or a new key; `publish` does so too, an idle publisher calls it at times."""
+        self.door.change_key_if_asked()
         for _ in range(SUBSCRIPTIONS_PER_CALL):
             try:
                 message = self._socket.recv(zmq.NOBLOCK)
@@ -90,7 +95,7 @@ class Publisher:
 
     def close(self) -> None:
         """Close the socket; what subscribers have not fetched yet has LINGER_MS to leave."""
-        self._socket.close(linger=LINGER_MS)
+        self.door.close(LINGER_MS)
 
     def _send(self, parts: list[bytes]) -> None:
         try:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from daemon.client import FrameSender, PushCamera
 from daemon.errors import BufferFullError, NotRunningError
+from daemon.keys import ClientKeys
 from daemon.messages import Verdict
 from daemon.simulator import SimulatedFrame
 
@@ -42,10 +43,11 @@ def push_plain(
     total: int | None,
     pace: Pace,
     timeout_s: float,
+    keys: ClientKeys | None = None,
 ) -> int:
     """Send frames to the push door and return how many. Raises NotRunningError when nobody takes them in time."""
     sent = 0
-    sender = PushCamera(address, camera, timeout_s=timeout_s)
+    sender = PushCamera(address, camera, timeout_s=timeout_s, keys=keys)
     try:
         with _progress(camera, total) as advance:
             for frame in frames:
@@ -69,6 +71,7 @@ def push_acked(
     total: int | None,
     pace: Pace,
     timeout_s: float,
+    keys: ClientKeys | None = None,
 ) -> int:
     """Send frames to the acked door, wait for every verdict, and return how many were acknowledged.
 
@@ -82,7 +85,7 @@ def push_acked(
         heard.set()
 
     with _progress(camera, total) as advance:
-        sender = FrameSender(address, camera, when_full="raise", on_ack=acknowledged)
+        sender = FrameSender(address, camera, when_full="raise", on_ack=acknowledged, keys=keys)
         try:
             for frame in frames:
                 pace.wait()
@@ -124,7 +127,8 @@ def _flush(sender: FrameSender, timeout_s: float) -> None:
 
 def _nobody(sender: FrameSender) -> NotRunningError:
     return NotRunningError(
-        f"{sender.pending} frame(s) were not acknowledged at {sender.address}. Is the daemon running?"
+        f"{sender.pending} frame(s) were not acknowledged at {sender.address}. Is the daemon running? If it asks "
+        "for keys, is this camera's on its list?"
     )
 
 

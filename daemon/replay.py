@@ -6,10 +6,11 @@ from typing import Any, Final, Protocol
 
 import zmq
 
+from daemon.door_socket import OPEN, Access, DoorSocket
 from daemon.errors import JournalError, MessageError
 from daemon.messages import Verdict, pack
 from daemon.protocol import REPLAY_REPLY_BYTES, ReplayReply, ReplayRequest, parse
-from daemon.sockets import Waker, ZmqContext, bind, open_socket, receive_parts
+from daemon.sockets import Waker, ZmqContext, receive_parts
 
 MAX_REQUEST_BYTES: Final = 4096
 # Replies that may wait for one client; one that reads none gets no more, and asks again when it reads.
@@ -35,16 +36,18 @@ class Replay:
     `reader` is used on that thread alone; closing it, after `stop`, is its owner's.
     """
 
-    def __init__(self, context: ZmqContext, address: str, reader: VerdictReader) -> None:
-        self._socket = open_socket(
+    def __init__(self, context: ZmqContext, address: str, reader: VerdictReader, *, access: Access = OPEN) -> None:
+        self.door = DoorSocket(
             context,
             zmq.ROUTER,
+            address,
+            access,
             maxmsgsize=MAX_REQUEST_BYTES,
             rcvhwm=REPLIES_PER_CLIENT,
             sndhwm=REPLIES_PER_CLIENT,
             router_mandatory=1,
         )
-        self.address = bind(self._socket, address)
+        self._socket, self.address = self.door.socket, self.door.address
         self._reader = reader
         self._waker = Waker()
         self._stop_asked = threading.Event()
@@ -57,12 +60,16 @@ class Replay:
     def start(self) -> None:
         self._thread.start()
 
+    def wake(self) -> None:
+        """Let the thread look whether its door was asked for a new key; thread-safe."""
+        self._waker.wake()
+
     def stop(self) -> None:
         self._stop_asked.set()
         self._waker.wake()
         if self._thread.ident is not None:
             self._thread.join()
-        self._socket.close()
+        self.door.close()
         self._waker.close()
 
     def _run(self) -> None:
@@ -72,6 +79,7 @@ class Replay:
         while not self._stop_asked.is_set():
             ready = dict(poller.poll())
             self._waker.clear()
+            self.door.change_key_if_asked()
             received = receive_parts(self._socket, 2) if self._socket in ready else None
             if received is not None:
                 parts, count = received

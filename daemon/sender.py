@@ -13,6 +13,7 @@ import zmq
 from daemon.errors import MessageError, NotRunningError, SenderClosedError
 from daemon.frame_buffer import FrameBuffer, WhenFull
 from daemon.frame_fields import Pixels, check_sender, frame_bytes, header_packer
+from daemon.keys import ClientKeys
 from daemon.messages import Verdict
 from daemon.protocol import (
     ACK,
@@ -38,6 +39,8 @@ HELLO_TIMEOUT_S: Final = 15.0
 HELLO_RETRY_S: Final = 0.1
 RECONNECT_MS: Final = 50
 RECONNECT_MAX_MS: Final = 200
+# With keys, so long without a connection means: look whether the files of keys hold others by now.
+KEYS_READ_AGAIN_S: Final = 5.0
 
 
 class FrameSender:
@@ -48,6 +51,8 @@ class FrameSender:
     `buffer_frames`: unacknowledged frames kept; `when_full` decides about one more: "block" until there is room,
     "raise" BufferFullError, or "drop_oldest", which is counted, told to `on_drop(seq)`, and published by the daemon as
     a `missing` part. `on_ack(verdict)` runs on the sender's own thread; an error that it raises stops the sender.
+    `keys`: for a daemon that asks for them. While there is no connection their files are read again, so that a new key
+    of the daemon costs no frame.
 
     Thread-safe. As a context manager it waits at its end for the last acknowledgements, `flush_s` at the most.
     """
@@ -64,6 +69,7 @@ class FrameSender:
         on_ack: Callable[[Verdict], None] | None = None,
         on_drop: Callable[[int], None] | None = None,
         flush_s: float = 10.0,
+        keys: ClientKeys | None = None,
     ) -> None:
         self.address = address
         self.camera = camera
@@ -74,11 +80,12 @@ class FrameSender:
         self._on_ack = on_ack
         self._on_drop = on_drop
         self._flush_s = flush_s
+        self._keys = keys
         self._closing = threading.Event()
         self._waker = Waker()
         self._context: ZmqContext = zmq.Context()
         try:
-            first = _Connection(self._context, address, self._hello)
+            first = _Connection(self._context, address, self._hello, keys)
         except NotRunningError:
             self._context.term()
             self._waker.close()
@@ -157,7 +164,8 @@ class FrameSender:
                     connection.close()
                 if self._closing.is_set():
                     return
-                connection = _Connection(self._context, self.address, self._hello)
+                self._keys = self._keys.read_again() if self._keys is not None else None
+                connection = _Connection(self._context, self.address, self._hello, self._keys)
         except BaseException as error:
             failure = SenderClosedError(f"The sender of camera {self.camera} was stopped by an error: {error!r}.")
             failure.__cause__ = error
@@ -206,7 +214,7 @@ class FrameSender:
 class _Connection:
     """One DEALER socket and the session on it; a dead one is replaced by another with the same routing id."""
 
-    def __init__(self, context: ZmqContext, address: str, hello: Hello) -> None:
+    def __init__(self, context: ZmqContext, address: str, hello: Hello, keys: ClientKeys | None) -> None:
         self.socket: ZmqSocket = open_socket(
             context,
             zmq.DEALER,
@@ -218,21 +226,22 @@ class _Connection:
             sndhwm=0,
         )
         self.monitor: ZmqSocket = self.socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
-        self._connect(address)
+        self._connect(address, keys)
         self.session: bytes | None = None
         self.window = 0
         self.dead = False
         self._hello = hello.pack()
         self._connected = False
+        self._keys_old_at = time.monotonic() + KEYS_READ_AGAIN_S if keys is not None else None
         self._hello_at: float | None = None
         self._hello_sent: float | None = None
         self._heartbeat_s = HELLO_TIMEOUT_S
         self._heard = self._pinged = time.monotonic()
         self._max_frame_bytes: int | None = None
 
-    def _connect(self, address: str) -> None:
+    def _connect(self, address: str, keys: ClientKeys | None) -> None:
         try:
-            connect(self.socket, address)
+            connect(self.socket, address, keys)
         except NotRunningError:
             self.monitor.close(linger=0)
             raise
@@ -243,10 +252,12 @@ class _Connection:
         self.socket.close(linger=0)
 
     def timeout_ms(self) -> int | None:
-        """Return when `keep_alive` has something to do; None while there is no connection."""
-        if not self._connected:
+        """Return when `keep_alive` has something to do; None while there is no connection, nor keys to read again."""
+        if not self._connected and self._keys_old_at is None:
             return None
-        if self.session is not None:
+        if not self._connected:
+            due = self._keys_old_at or 0.0
+        elif self.session is not None:
             due = min(self._pinged + self._heartbeat_s, self._heard + SILENT_HEARTBEATS * self._heartbeat_s)
         elif self._hello_sent is not None:
             due = self._hello_sent + HELLO_TIMEOUT_S
@@ -260,6 +271,9 @@ class _Connection:
             while True:
                 event = int.from_bytes(self.monitor.recv_multipart(zmq.NOBLOCK)[0][:2], "little")
                 self.lose_session()
+                # A refused connection is lost again and again; the first time counts.
+                if self._connected and self._keys_old_at is not None:
+                    self._keys_old_at = time.monotonic() + KEYS_READ_AGAIN_S
                 self._connected = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
 
     def lose_session(self) -> None:
@@ -271,6 +285,7 @@ class _Connection:
         """Send the HELLO or PING that is due; declare the connection dead when its peer is."""
         now = time.monotonic()
         if not self._connected:
+            self.dead = self._keys_old_at is not None and now >= self._keys_old_at
             return
         if self.session is not None:
             self.dead = now > self._heard + SILENT_HEARTBEATS * self._heartbeat_s

@@ -16,8 +16,10 @@ from typing import Final
 import psutil
 import structlog
 
-from daemon.config import Settings, load_settings
+from daemon.authenticator import THREAD_NAME as AUTHENTICATOR
+from daemon.config import SecuritySettings, Settings, load_settings
 from daemon.descriptors import DescriptorGuard
+from daemon.endpoints import SERVER_KEY
 from daemon.errors import ConfigError, DaemonError
 from daemon.health import HealthServer
 from daemon.logs import set_up_logging
@@ -25,6 +27,7 @@ from daemon.memory_budget import Footprints, MemoryBudget, footprints, memory_bu
 from daemon.memory_limit import memory_limit
 from daemon.notify import Notifier
 from daemon.recipes import RecipeSet, load_recipes
+from daemon.security import OPEN_DOORS_ADVICE, open_doors, read_door_keys
 from daemon.self_watch import SelfWatch
 from daemon.state_folder import StateFolder
 from daemon.stations import Stations, open_stations
@@ -36,6 +39,10 @@ log = structlog.get_logger()
 TICK_S: Final = 0.5
 # Libraries, journal, sockets, and a few readers.
 OWN_DESCRIPTORS: Final = 64
+KEY_FILES: Final = ("server_key", "cameras", "subscribers")
+# Bits that no file of the daemon has, whatever umask it was started with: an ipc socket can be connected to by whoever
+# may write to its file, and has the umask's mode until it is given its own.
+NEVER_WRITABLE: Final = 0o022
 
 
 class Service:
@@ -79,8 +86,10 @@ class Service:
             self._telemetry.watch(self._telemetry.healthy, lambda: float(self.healthy()[0]))
             self._telemetry.watch(self._telemetry.ready, lambda: float(self.ready()[0]))
             addresses = {**stations.addresses, "telemetry": health.address if health is not None else ""}
-            state.write_addresses(addresses)
-            log.info("bound", **addresses)
+            public = {SERVER_KEY: stations.keys.own.public.decode()} if stations.keys is not None else {}
+            state.write_addresses({**addresses, **public})
+            log.info("bound", **addresses, **public)
+            self._warn_of_open_doors()
             guard = self._guard = DescriptorGuard(
                 [door for door in stations.addresses.values() if door],
                 self._telemetry,
@@ -112,6 +121,8 @@ class Service:
         """Whether work makes progress, or none waits."""
         if self._crashed is not None:
             return False, f"The {self._crashed} thread died."
+        if self._stations is not None and not self._stations.guarded:
+            return False, "The authenticator failed: nobody new gets in. Restart the daemon."
         hangs = self._stations.pipeline.stuck() if self._stations is not None else None
         if hangs is not None:
             return False, f"Work waits and the {hangs} finished none within {self._settings.service.stuck_s:g} s."
@@ -152,6 +163,10 @@ class Service:
     def _thread_died(self, args: threading.ExceptHookArgs) -> None:
         name = args.thread.name if args.thread is not None else "unknown"
         log.critical("thread_died", thread=name, exc_info=args.exc_value)
+        if name == AUTHENTICATOR:
+            # The doors refuse everybody by themselves; who is connected goes on, until systemd's watchdog restarts us.
+            log.critical("authenticator_failed", advice="Nobody new gets in, who is in stays. Restart the daemon.")
+            return
         self._crashed = name
         self._ring()
 
@@ -217,11 +232,11 @@ class Service:
         if dead is not None and self._crashed is None:
             self._crashed = dead
         self._watch.look(stations.pipeline.stuck())
-        if self._crashed is None and self._watch.hangs is None:
+        if self._crashed is None and self._watch.hangs is None and stations.guarded:
             self._notifier.alive()
 
     def _reload_recipes(self, asked: int) -> None:
-        failure = self._load_beside_the_running()
+        failure = self._take_up_the_configuration()
         if failure is None:
             recipes = self._stations_or_fail().pipeline.recipes.recipes
             log.info("reloaded", asked=asked, recipes={name: recipe.bank.version for name, recipe in recipes.items()})
@@ -233,12 +248,37 @@ class Service:
         self._telemetry.last_reload.set_to_current_time()
         self._ring()
 
-    def _load_beside_the_running(self) -> Exception | None:
-        """Swap in the recipes and banks as they are on disk now; return why not, and then the old ones serve on."""
-        stations = self._stations_or_fail()
+    def _take_up_the_configuration(self) -> Exception | None:
+        """Take up keys, recipes and banks as they are on disk now; return what failed first, and then the old serve on.
+
+        Neither waits for the other: a key must be revocable while a bank is damaged.
+        """
         try:
             settings = load_settings(self._config)
-            self._warn_of_other_changes(settings)
+        except DaemonError as error:
+            return error
+        self._warn_of_other_changes(settings)
+        keys_failure = self._change_keys(settings)
+        banks_failure = self._load_beside_the_running(settings)
+        if keys_failure is not None and banks_failure is not None:
+            log.error("keys_not_changed", error=str(keys_failure))
+        return banks_failure or keys_failure
+
+    def _change_keys(self, settings: Settings) -> Exception | None:
+        if not (settings.security.server_key and self._settings.security.server_key):
+            return None
+        try:
+            keys = read_door_keys(settings.security)
+            if keys is not None:
+                self._stations_or_fail().change_keys(keys)
+        except DaemonError as error:
+            return error
+        self._settings = self._settings.model_copy(update={"security": _keys_of(settings, self._settings)})
+        return None
+
+    def _load_beside_the_running(self, settings: Settings) -> Exception | None:
+        stations = self._stations_or_fail()
+        try:
             settings = self._settings.model_copy(update={"recipes": settings.recipes, "banks": settings.banks})
             banks = footprints(settings)
             memory_budget(settings, banks, memory_limit(settings.service.memory_bytes), self._banks).require()
@@ -250,9 +290,17 @@ class Service:
         return None
 
     def _warn_of_other_changes(self, settings: Settings) -> None:
+        if bool(settings.security.server_key) == bool(self._settings.security.server_key):
+            settings = settings.model_copy(update={"security": _keys_of(self._settings, settings)})
         for section in Settings.model_fields:
             if section not in ("recipes", "banks") and getattr(settings, section) != getattr(self._settings, section):
                 log.warning("restart_needed", section=section)
+
+    def _warn_of_open_doors(self) -> None:
+        doors = open_doors(self._settings)
+        self._telemetry.doors_without_keys.set(len(doors))
+        if doors:
+            log.warning("doors_without_keys", **doors, advice=OPEN_DOORS_ADVICE)
 
     def _drain(self, stations: Stations) -> None:
         self._draining = True
@@ -281,6 +329,11 @@ class Service:
         return self._stations
 
 
+def _keys_of(settings: Settings, rest: Settings) -> SecuritySettings:
+    """Return the section [security] of `rest` with the files of keys of `settings`: what a reload takes up."""
+    return rest.security.model_copy(update={key: getattr(settings.security, key) for key in KEY_FILES})
+
+
 def run_service(config: Path) -> int:
     """Run one daemon in this process, the whole of `patchline serve`; return the exit status."""
     import prometheus_client
@@ -289,6 +342,7 @@ def run_service(config: Path) -> int:
 
     settings = load_settings(config)
     set_up_logging(settings.service.log_level)
+    os.umask(os.umask(0o077) | NEVER_WRITABLE)
     log.info("process_prepared", isa_guard=prepare_process().isa_guard)
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     registry = prometheus_client.CollectorRegistry()

@@ -7,6 +7,7 @@ from typing import Any, Final
 import zmq
 
 from daemon.errors import BindError, NotRunningError
+from daemon.keys import ClientKeys
 
 # A peer that vanished without closing (power cut, pulled cable) is let go after this many milliseconds of silence.
 HEARTBEAT_INTERVAL_MS: Final = 2000
@@ -46,8 +47,14 @@ def bind(opened: ZmqSocket, address: str) -> str:
     return str(opened.getsockopt_string(zmq.LAST_ENDPOINT)).rstrip("\0")
 
 
-def connect(opened: ZmqSocket, address: str) -> None:
-    """Connect, now or whenever a peer is there. Raises NotRunningError for what is no address of a peer."""
+def connect(opened: ZmqSocket, address: str, keys: ClientKeys | None = None) -> None:
+    """Connect, now or whenever a peer is there; with `keys` encrypted, and only to the daemon whose key is theirs.
+
+    Raises NotRunningError for what is no address of a peer.
+    """
+    if keys is not None:
+        opened.curve_serverkey = keys.server
+        opened.curve_publickey, opened.curve_secretkey = keys.own.public, keys.own.secret
     try:
         opened.connect(address)
     except zmq.ZMQError as error:

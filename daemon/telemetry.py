@@ -13,6 +13,7 @@ from daemon.outcomes import Outcome, Reason
 
 STAGES: Final = ("wait", "decode", "embed", "search", "score", "publish")
 DOORS: Final = ("push", "acked")
+ALLOW_LISTS: Final = ("cameras", "subscribers")
 RELOAD_OUTCOMES: Final = ("success", "failure")
 UTILISATION_WINDOW_S: Final = 30.0
 
@@ -151,6 +152,12 @@ class Telemetry:
         self.archive_bytes = gauge("archive_bytes", "Size of the archive on disk.")
 
         self.clock_steps = counter("clock_steps", "Jumps of the host's clock by more than a second.")
+        self.authenticator_alive = gauge("authenticator_alive", "1 while doors that ask for keys have someone to ask.")
+        self.authenticator_alive.set(1)
+        self.connections_granted = counter("connections_granted", "Connections whose key is on the list.", ("list",))
+        self.connections_refused = counter("connections_refused", "Connections whose key is not.", ("list",))
+        self.doors_without_keys = gauge("doors_without_keys", "Doors that other hosts reach without a key.")
+
         self.reloads = counter("reloads", "Reloads of banks and recipes.", ("outcome",))
         self.reload_requests = counter("reload_requests", "Reloads asked for; one reload answers all that wait for it.")
         self.last_reload = gauge("last_reload_timestamp_seconds", "When the last reload ended; 0 if none.")
@@ -168,6 +175,9 @@ class Telemetry:
             self.stage_seconds.labels(stage)
         for outcome in RELOAD_OUTCOMES:
             self.reloads.labels(outcome)
+        for allow_list in ALLOW_LISTS:
+            self.connections_granted.labels(allow_list)
+            self.connections_refused.labels(allow_list)
         self.add_camera(NO_CAMERA)
 
     def add_camera(self, camera: str) -> None:
@@ -217,6 +227,10 @@ class Telemetry:
     def _observe_stages(self, stages: Stages) -> None:
         for stage in STAGES:
             self.stage_seconds.labels(stage).observe(getattr(stages, stage) / 1e6)
+
+    def count_connection(self, allow_list: str, granted: bool) -> None:
+        """Count one connection that the authenticator was asked about."""
+        (self.connections_granted if granted else self.connections_refused).labels(allow_list).inc()
 
     def observe_batch(self, frames: int, begin_ns: int, end_ns: int) -> None:
         """Note one engine batch, monotonic nanoseconds."""

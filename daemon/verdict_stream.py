@@ -10,6 +10,7 @@ from typing import Final, Self
 import zmq
 
 from daemon.errors import MessageError, NotRunningError, OffsetsLostError
+from daemon.keys import ClientKeys
 from daemon.messages import VERDICT_TOPIC, Verdict
 from daemon.protocol import MAX_REPLAY_VERDICTS, ReplayReply, ReplayRequest, parse
 from daemon.sockets import ZmqContext, ZmqSocket, connect, open_socket
@@ -33,6 +34,7 @@ class VerdictStream:
     Verdicts that the journal no longer holds are reported in their place: by `on_lost(error)` if given, else `next`
     raises the OffsetsLostError; either way the iteration can go on after it.
     A verdict that could not be journalled has no offset; it is yielded when it comes, and can't be replayed.
+    `keys`: for a daemon that asks for them.
 
     Not thread-safe. A line controller that keeps `position` after acting on a verdict misses none when it restarts.
     """
@@ -46,6 +48,7 @@ class VerdictStream:
         cameras: Collection[str] | None = None,
         timeout: float | None = None,
         on_lost: Callable[[OffsetsLostError], None] | None = None,
+        keys: ClientKeys | None = None,
     ) -> None:
         self.timeout = timeout
         self.replayed = 0
@@ -56,8 +59,8 @@ class VerdictStream:
         self._live: ZmqSocket = open_socket(self._context, zmq.SUB, subscribe=VERDICT_TOPIC, **reconnect)
         self._replay: ZmqSocket = open_socket(self._context, zmq.DEALER, immediate=1, **reconnect)
         try:
-            connect(self._live, verdicts_address)
-            connect(self._replay, replay_address)
+            connect(self._live, verdicts_address, keys)
+            connect(self._replay, replay_address, keys)
         except NotRunningError:
             self.close()
             raise

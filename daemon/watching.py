@@ -13,6 +13,7 @@ from rich.console import Console
 
 from daemon.client import OffsetsLostError, VerdictStream
 from daemon.heatmap_files import HeatmapFiles
+from daemon.keys import ClientKeys
 from daemon.messages import Verdict
 from daemon.verdict_table import VerdictTable
 
@@ -30,6 +31,7 @@ def watch_verdicts(
     count: int | None,
     timeout_s: float | None,
     from_offset: int | None,
+    keys: ClientKeys | None = None,
 ) -> bool:
     """Show verdicts until `count` have come, `timeout_s` passes without one, or Ctrl-C.
 
@@ -37,12 +39,17 @@ def watch_verdicts(
     """
     seen = scored = 0
     with ExitStack() as stack:
-        files = HeatmapFiles(verdicts_address, save) if save is not None else None
+        files = HeatmapFiles(verdicts_address, save, keys) if save is not None else None
         if files is not None:
             stack.callback(files.close)
         stream = stack.enter_context(
             VerdictStream(
-                verdicts_address, replay_address, from_offset=from_offset, cameras=cameras, on_lost=_tell_lost
+                verdicts_address,
+                replay_address,
+                from_offset=from_offset,
+                cameras=cameras,
+                on_lost=_tell_lost,
+                keys=keys,
             )
         )
         table = None if as_json else stack.enter_context(VerdictTable(Console()))

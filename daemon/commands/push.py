@@ -25,12 +25,21 @@ def push(
     acked: Annotated[bool, typer.Option("--acked", help="Keep each frame until its verdict is journalled.")] = False,
     address: Annotated[str | None, typer.Option(help="The daemon's door; without it the configuration's.")] = None,
     config: Annotated[Path | None, typer.Option(help="The configuration that names the doors.")] = None,
+    key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="This camera's secret key, for a daemon that asks for keys.")
+    ] = None,
+    server_key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="The daemon's .pub; without it the running daemon of the configuration tells."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the drawn parts and of --shuffle.")] = 0,
     defective: Annotated[float, typer.Option(min=0, max=1, help="Share of defective drawn parts.")] = 0.25,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait while no daemon takes frames.")] = 30.0,
 ) -> None:
     """Send frames to the daemon as a camera would. A part is named by its file or its number."""
-    from daemon.endpoints import endpoint
+    from daemon.endpoints import client_keys, endpoint
     from daemon.pushing import Pace, push_acked, push_plain
     from daemon.simulator import SimulatedCamera
 
@@ -51,4 +60,5 @@ def push(
         total=count if source.total is None else min(source.total, count or source.total),
         pace=Pace(rate),
         timeout_s=timeout,
+        keys=client_keys(key, server_key, config),
     )

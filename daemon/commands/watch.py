@@ -22,9 +22,18 @@ def watch(
         str | None, typer.Option(help="The daemon's replay door; without it the configuration's.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="The configuration that names the addresses.")] = None,
+    key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="This reader's secret key, for a daemon that asks for keys.")
+    ] = None,
+    server_key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="The daemon's .pub; without it the running daemon of the configuration tells."
+        ),
+    ] = None,
 ) -> None:
     """Show verdicts as the daemon publishes them. None is missed: gaps are filled from the journal."""
-    from daemon.endpoints import endpoint
+    from daemon.endpoints import client_keys, endpoint
     from daemon.watching import watch_verdicts
 
     complete = watch_verdicts(
@@ -36,5 +45,6 @@ def watch(
         count=count,
         timeout_s=timeout,
         from_offset=from_offset,
+        keys=client_keys(key, server_key, config),
     )
     raise typer.Exit(0 if complete else 1)

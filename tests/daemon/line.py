@@ -4,17 +4,22 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import zmq
 
+from daemon.authenticator import Authenticator
+from daemon.config import SecuritySettings
 from daemon.errors import JournalError, MessageError
 from daemon.ingest import Ingest
 from daemon.intake import Answer, ReplyToken
+from daemon.keys import ClientKeys
 from daemon.messages import NO_CAMERA, FrameHeader, Verdict, pack
 from daemon.outcomes import Outcome
 from daemon.publisher import Publisher
 from daemon.replay import Replay
+from daemon.security import CAMERAS, SUBSCRIBERS, DoorKeys, access_for
+from daemon.sockets import connect
 
 PATIENCE_S = 20.0
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -132,9 +137,13 @@ class Judge:
 class Line:
     """The doors of a daemon on sockets below `folder`; `crash` and `start` stand for a daemon that is restarted."""
 
-    def __init__(self, folder: Path, *, tcp: bool = False, **options: int) -> None:
+    def __init__(
+        self, folder: Path, *, tcp: bool = False, keys: DoorKeys | None = None, ipc_mode: int = 0o600, **options: int
+    ) -> None:
         self.journal = MemoryJournal()
-        self.options = {"max_frame_bytes": 2**20, "max_window": 8, "heartbeat_ms": 200, **options}
+        self.options: dict[str, Any] = {"max_frame_bytes": 2**20, "max_window": 8, "heartbeat_ms": 200, **options}
+        self.keys = keys
+        self.ipc_mode = ipc_mode
         self.push, self.acked, self.verdicts, self.replay_address = (
             "tcp://127.0.0.1:0" if tcp else f"ipc://{folder}/{door}" for door in ("push", "acked", "verdicts", "replay")
         )
@@ -144,10 +153,16 @@ class Line:
 
     def start(self) -> None:
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.authenticator = None
+        if self.keys is not None:
+            self.authenticator = Authenticator(self.context, self.keys.lists)
+            self.authenticator.start()
+        settings = SecuritySettings(ipc_mode=self.ipc_mode)
+        cameras, subscribers = (access_for(name, settings, self.keys) for name in (CAMERAS, SUBSCRIBERS))
         self.judge = Judge(self.journal, self)
-        self.publisher = Publisher(self.context, self.verdicts, high_water_mark=100)
-        self.replay = Replay(self.context, self.replay_address, self.journal)
-        self.ingest = Ingest(self.context, self.judge, push=self.push, acked=self.acked, **self.options)
+        self.publisher = Publisher(self.context, self.verdicts, high_water_mark=100, access=subscribers)
+        self.replay = Replay(self.context, self.replay_address, self.journal, access=subscribers)
+        self.ingest = Ingest(self.context, self.judge, push=self.push, acked=self.acked, access=cameras, **self.options)
         self.push, self.acked = self.ingest.push_address, self.ingest.acked_address
         self.verdicts, self.replay_address = self.publisher.address, self.replay.address
         self.replay.start()
@@ -161,7 +176,7 @@ class Line:
         self.replay.stop()
         with self.publishing:
             self.publisher.close()
-        self.context.term()
+        self._end()
 
     def publish(self, verdict: Verdict) -> None:
         if not self.silent:
@@ -176,20 +191,27 @@ class Line:
             self.ingest.stop()
             self.replay.stop()
             self.publisher.close()
-            self.context.term()
+            self._end()
+
+    def _end(self) -> None:
+        if self.authenticator is not None:
+            self.authenticator.stop()
+        self.context.term()
 
 
 class Peer:
     """A client that says exactly what a test tells it to."""
 
-    def __init__(self, kind: int, address: str, routing_id: bytes | None = None) -> None:
+    def __init__(
+        self, kind: int, address: str, routing_id: bytes | None = None, keys: ClientKeys | None = None
+    ) -> None:
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.socket = self.context.socket(kind)
         self.socket.linger = 0
         self.socket.rcvtimeo = self.socket.sndtimeo = int(PATIENCE_S * 1000)
         if routing_id is not None:
             self.socket.routing_id = routing_id
-        self.socket.connect(address)
+        connect(self.socket, address, keys)
 
     def send(self, *parts: bytes) -> None:
         self.socket.send_multipart(parts)

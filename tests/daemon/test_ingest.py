@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zmq
@@ -95,7 +96,7 @@ def test_a_drain_hands_over_what_had_arrived_and_takes_nothing_after(line: Line,
 
 
 def test_a_port_in_use_is_a_bind_error_that_names_it(line: Line) -> None:
-    options = {"max_frame_bytes": 1024, "max_window": 8, "heartbeat_ms": 200}
+    options: dict[str, Any] = {"max_frame_bytes": 1024, "max_window": 8, "heartbeat_ms": 200}
     first = Ingest(line.context, line.judge, push="tcp://127.0.0.1:0", acked="", **options)
     with pytest.raises(BindError, match=first.push_address):
         Ingest(line.context, line.judge, push="tcp://127.0.0.1:*", acked=first.push_address, **options)

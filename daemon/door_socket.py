@@ -1,0 +1,113 @@
+"""A socket that the daemon binds: who may use it, and how its key changes while it is open."""
+
+import grp
+import os
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import zmq
+
+from daemon.errors import BindError
+from daemon.sockets import ZmqContext, bind, open_socket
+
+# A peer that doesn't finish the handshake is let go after this time, and may try again: a refused one does so as often.
+HANDSHAKE_MS: Final = 5000
+REBIND_MS: Final = 5000
+_IPC: Final = "ipc://"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Access:
+    """Who may connect. `ipc_mode` and `ipc_group` ("": unchanged) are those of an ipc socket's file.
+
+    `secret_key`: the daemon's, Z85; with it peers must encrypt, and be on the authenticator's list `allow_list`.
+    """
+
+    ipc_mode: int = 0o600
+    ipc_group: str = ""
+    allow_list: str = ""
+    secret_key: bytes | None = field(default=None, repr=False)
+
+
+OPEN: Final = Access()
+
+
+class DoorSocket:
+    """One bound socket, owned by one thread; others ask that thread for a new key. Raises BindError."""
+
+    def __init__(
+        self, context: ZmqContext, kind: int, address: str, access: Access = OPEN, **options: int | bytes
+    ) -> None:
+        self.socket = open_socket(context, kind, handshake_ivl=HANDSHAKE_MS, **options)
+        self._access = access
+        self._asked: tuple[bytes, threading.Event] | None = None
+        self._apply_key(access.secret_key)
+        self.address = bind(self.socket, address)
+        self._guard_file()
+
+    def ask_for_key(self, secret_key: bytes) -> threading.Event:
+        """Ask for a new listener with `secret_key`, also the present one; the event tells when it is there.
+
+        Every connection ends by it, those included whose keys are on no list any more.
+        """
+        done = threading.Event()
+        self._asked = secret_key, done
+        return done
+
+    def change_key_if_asked(self) -> None:
+        """Do what was asked for. Called by the socket's thread, often. What was received stays readable."""
+        asked = self._asked
+        if asked is None:
+            return
+        secret_key, done = asked
+        self._rebind(secret_key)
+        if self._asked is asked:
+            self._asked = None
+        done.set()
+
+    def close(self, linger_ms: int = 0) -> None:
+        self.socket.close(linger=linger_ms)
+
+    def _rebind(self, secret_key: bytes) -> None:
+        # Only a closed listener gives its address back, and ZeroMQ closes it on a thread of its own.
+        monitor = self.socket.get_monitor_socket(zmq.EVENT_CLOSED)
+        try:
+            self.socket.unbind(self.address)
+            monitor.poll(REBIND_MS)
+        finally:
+            self.socket.disable_monitor()
+            monitor.close(linger=0)
+        self._apply_key(secret_key)
+        bind(self.socket, self.address)
+        self._guard_file()
+
+    def _apply_key(self, secret_key: bytes | None) -> None:
+        """Set what the next listener asks of its peers."""
+        if secret_key is None:
+            return
+        self.socket.curve_server = 1
+        self.socket.curve_secretkey = secret_key
+        self.socket.zap_domain = self._access.allow_list.encode()
+        # Without this a door whose authenticator is gone lets everybody in.
+        self.socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+
+    def _guard_file(self) -> None:
+        # An address that begins with @ is in Linux's abstract namespace: no file, so no mode.
+        if not self.address.startswith(_IPC) or self.address.startswith(f"{_IPC}@"):
+            return
+        path = Path(self.address.removeprefix(_IPC))
+        try:
+            if self._access.ipc_group:
+                os.chown(path, -1, grp.getgrnam(self._access.ipc_group).gr_gid)
+            path.chmod(self._access.ipc_mode)
+        except KeyError:
+            self.close()
+            raise BindError(f"security.ipc_group = {self._access.ipc_group!r}: this host has no such group.") from None
+        except OSError as error:
+            self.close()
+            raise BindError(
+                f"{path} can't be given mode {self._access.ipc_mode:o} and group {self._access.ipc_group!r}: "
+                f"{error.strerror}. The daemon's user must be a member of the group."
+            ) from error
