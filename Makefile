@@ -53,6 +53,7 @@ chaos: $(STAMP) ## kill daemon and subscriber CHAOS_CYCLES times under load, the
 	$(BIN)/python -m tests.e2e.chaos --cycles $(CHAOS_CYCLES) --kill daemon
 	$(BIN)/python -m tests.e2e.chaos --cycles $(CHAOS_CYCLES) --kill subscriber
 	$(BIN)/python -m tests.e2e.chaos --cycles $(CHAOS_CYCLES) --kill both
+	$(BIN)/python -m tests.e2e.chaos --cycles $(CHAOS_CYCLES) --kill both --keys
 	$(BIN)/python -m tests.e2e.chaos --cycles 10 --real-engine
 	$(BIN)/python -m tests.e2e.chaos --overload 60
 

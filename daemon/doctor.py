@@ -16,7 +16,9 @@ from typing import Final
 import psutil
 
 from daemon.config import MIB, RecipeSettings, Settings
+from daemon.errors import KeyFileError
 from daemon.memory_limit import memory_limit
+from daemon.security import OPEN_DOORS_ADVICE, open_doors, read_door_keys
 from patchcore_engine import diagnosis
 from patchcore_engine.diagnosis import Finding
 
@@ -58,6 +60,7 @@ def examine(settings: Settings, *, recipes: bool, banks: Path | None = None) -> 
         yield from check_folder("journal folder", settings.journal_dir)
     if settings.archive.enabled:
         yield from check_folder("archive folder", settings.archive.dir)
+    yield check_keys(settings)
     yield from check_addresses(settings)
 
 
@@ -143,6 +146,31 @@ def check_folder(check: str, folder: Path) -> Iterator[Finding]:
         detail=f"{milliseconds:.1f} ms (a verdict waits for one)",
         remedy="Each batch of verdicts waits for this disk: use a local SSD for it." if slow else None,
         figures={"milliseconds": milliseconds},
+    )
+
+
+def check_keys(settings: Settings) -> Finding:
+    """Check that no door stands open to other hosts, and that the files of keys can be used."""
+    check = "keys"
+    doors = open_doors(settings)
+    if doors:
+        detail = f"other hosts reach {', '.join(doors)} without a key"
+        return Finding(check=check, status="warning", detail=detail, remedy=OPEN_DOORS_ADVICE)
+    try:
+        keys = read_door_keys(settings.security)
+    except KeyFileError as error:
+        remedy = "Mend the files of [security], and try again as the daemon's user."
+        return Finding(check=check, status="fail", detail=str(error), remedy=remedy)
+    if keys is None:
+        return Finding(check=check, status="ok", detail="none asked for; no door is reached from other hosts")
+    counts = {name: len(peers) for name, peers in keys.lists.items()}
+    empty = [name for name, count in counts.items() if not count and getattr(settings.security, name)]
+    return Finding(
+        check=check,
+        status="warning" if empty else "ok",
+        detail="asked for at every door: " + ", ".join(f"{count} {name}" for name, count in counts.items()),
+        remedy=f"The list of {' and '.join(empty)} is empty, so nobody gets in there." if empty else None,
+        figures=counts,
     )
 
 

@@ -54,6 +54,8 @@ class Service:
         self._telemetry = telemetry
         self._notifier = notifier or Notifier()
         self._stations: Stations | None = None
+        self._state: StateFolder | None = None
+        self._telemetry_address = ""
         self._loaded = self._draining = False
         self._stop_asked = False
         self._reloads_asked = 0
@@ -85,10 +87,8 @@ class Service:
                 health.start()
             self._telemetry.watch(self._telemetry.healthy, lambda: float(self.healthy()[0]))
             self._telemetry.watch(self._telemetry.ready, lambda: float(self.ready()[0]))
-            addresses = {**stations.addresses, "telemetry": health.address if health is not None else ""}
-            public = {SERVER_KEY: stations.keys.own.public.decode()} if stations.keys is not None else {}
-            state.write_addresses({**addresses, **public})
-            log.info("bound", **addresses, **public)
+            self._state, self._telemetry_address = state, health.address if health is not None else ""
+            log.info("bound", **self._write_addresses())
             self._warn_of_open_doors()
             guard = self._guard = DescriptorGuard(
                 [door for door in stations.addresses.values() if door],
@@ -269,8 +269,11 @@ class Service:
             return None
         try:
             keys = read_door_keys(settings.security)
-            if keys is not None:
+            if keys is not None and keys != self._stations_or_fail().keys:
                 self._stations_or_fail().change_keys(keys)
+                self._write_addresses()
+                counts = {name: len(peers) for name, peers in keys.lists.items()}
+                log.info("keys_changed", server_key=keys.own.public.decode(), **counts)
         except DaemonError as error:
             return error
         self._settings = self._settings.model_copy(update={"security": _keys_of(settings, self._settings)})
@@ -296,11 +299,21 @@ class Service:
             if section not in ("recipes", "banks") and getattr(settings, section) != getattr(self._settings, section):
                 log.warning("restart_needed", section=section)
 
+    def _write_addresses(self) -> dict[str, str]:
+        """Tell clients on this host the addresses, and the key to know the daemon by."""
+        stations = self._stations_or_fail()
+        addresses = {**stations.addresses, "telemetry": self._telemetry_address}
+        if stations.keys is not None:
+            addresses[SERVER_KEY] = stations.keys.own.public.decode()
+        if self._state is not None:
+            self._state.write_addresses(addresses)
+        return addresses
+
     def _warn_of_open_doors(self) -> None:
         doors = open_doors(self._settings)
         self._telemetry.doors_without_keys.set(len(doors))
         if doors:
-            log.warning("doors_without_keys", **doors, advice=OPEN_DOORS_ADVICE)
+            log.warning("doors_without_keys", doors=sorted(doors), advice=OPEN_DOORS_ADVICE)
 
     def _drain(self, stations: Stations) -> None:
         self._draining = True

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from patchcore_engine.fit import FitSettings, fit
 from patchcore_engine.images import Geometry, encode_png
 
 START_TIMEOUT_S = 60.0
+# What Python is told to run, before the configuration's path.
+SERVE = ("-m", "daemon.cli", "serve", "--config")
 
 
 def good_part(seed: int, size: int = 64) -> NDArray[np.uint8]:
@@ -64,13 +66,18 @@ class DaemonProcess:
     """A real `patchline serve`, its log, and the addresses that it bound."""
 
     def __init__(
-        self, config: Path, environment: dict[str, str] | None = None, *, descriptors: int | None = None
+        self,
+        config: Path,
+        environment: dict[str, str] | None = None,
+        program: Sequence[str] = SERVE,
+        *,
+        descriptors: int | None = None,
     ) -> None:
         """`descriptors`: how many the system allows it, its hard limit."""
         self.config = config
         limits = (descriptors, descriptors) if descriptors is not None else resource.getrlimit(resource.RLIMIT_NOFILE)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "daemon.cli", "serve", "--config", str(config)],
+            [sys.executable, *program, str(config)],
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, **(environment or {})},
@@ -180,9 +187,10 @@ def start_daemon(tmp_path: Path, sleeping_banks: Path) -> Iterator[Callable[...,
         recipes: str | None = None,
         environment: dict[str, str] | None = None,
         descriptors: int | None = None,
+        program: Sequence[str] = SERVE,
     ) -> DaemonProcess:
         path = config or write_config(tmp_path / "daemon", sleeping_banks, text, recipes=recipes)
-        process = DaemonProcess(path, environment, descriptors=descriptors)
+        process = DaemonProcess(path, environment, program, descriptors=descriptors)
         running.append(process)
         process.wait_for("ready")
         return process

@@ -11,6 +11,7 @@ import msgpack
 
 from daemon.config import load_settings
 from daemon.journal import JournalReader
+from daemon.keys import ClientKeys
 from daemon.messages import Verdict
 from daemon.stations import JOURNAL_FILE
 from daemon.verdict_stream import VerdictStream
@@ -20,9 +21,10 @@ from tests.daemon.conftest import DaemonProcess, good_part
 Start = Callable[..., DaemonProcess]
 
 
-def verdicts_of(daemon: DaemonProcess, count: int) -> list[Verdict]:
+def verdicts_of(daemon: DaemonProcess, count: int, keys: ClientKeys | None = None) -> list[Verdict]:
     """The journal's first `count` verdicts, waited for."""
-    with VerdictStream(daemon.addresses["verdicts"], daemon.addresses["replay"], from_offset=0) as stream:
+    addresses = daemon.addresses
+    with VerdictStream(addresses["verdicts"], addresses["replay"], from_offset=0, keys=keys) as stream:
         found = [stream.next(30) for _ in range(count)]
     assert None not in found, f"only {found.index(None)} of {count} verdicts came"
     return [verdict for verdict in found if verdict is not None]

@@ -2,6 +2,7 @@
 
     --kill daemon|subscriber|both   who is killed in each cycle
     --real-engine                   efficientnet_lite0 serves instead of the sleeping backbone
+    --keys                          every door asks for keys, and all traffic is encrypted
     --overload SECONDS              no kills: frames come at three times the engine's rate
     --seed N                        the same moments again, as far as a machine allows
 
@@ -110,6 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cycles", type=int, default=100)
     parser.add_argument("--kill", choices=("daemon", "subscriber", "both"), default="daemon")
     parser.add_argument("--real-engine", action="store_true")
+    parser.add_argument("--keys", action="store_true")
     parser.add_argument("--overload", type=float, metavar="SECONDS")
     parser.add_argument("--seed", type=int, default=None)
     options = parser.parse_args(arguments)
@@ -124,7 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0 if report.held else 1
         settings = REAL_SETTINGS if options.real_engine else sleeping_settings()
         period_s = REAL_PERIOD_S if options.real_engine else PERIOD_S
-        rig = Rig(folder / "line", banks, settings=settings, period_s=period_s)
+        rig = Rig(folder / "line", banks, settings=settings, period_s=period_s, keyed=options.keys)
         account = run_chaos(rig, cycles=options.cycles, victim=options.kill, rng=random.Random(seed), verbose=True)
     print(
         json.dumps(
@@ -132,6 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
                 "cycles": options.cycles,
                 "killed": options.kill,
                 "real_engine": options.real_engine,
+                "keys": options.keys,
                 "seed": seed,
                 "seconds": round(time.monotonic() - begin, 1),
                 "journal_checks": rig.journal_checks,

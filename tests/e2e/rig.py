@@ -11,14 +11,16 @@ from pathlib import Path
 
 import zmq
 
-from daemon.client import FrameSender
+from daemon.client import ClientKeys, FrameSender
 from daemon.messages import Verdict
 from daemon.stations import JOURNAL_FILE
 from tests.daemon.conftest import DaemonProcess, bad_part, good_part, write_config
+from tests.daemon.keyring import Keyring
 from tests.e2e.account import Account, Part, journal_is_sound, read_journal
 from tests.e2e.subscriber import whole_lines
 
 CAMERAS = ("cam1", "cam2")
+SUBSCRIBER_FILES = ("subscriber.key", "daemon.pub")
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 120.0
 # Below the range of outgoing ports: a client that waits for a killed daemon can't take its port.
@@ -40,9 +42,11 @@ def free_addresses(count: int) -> list[str]:
 class Camera(threading.Thread):
     """Sends a part every `period_s` until stopped; every tenth is a bad one. Notes what it sent and what was acked."""
 
-    def __init__(self, address: str, name: str, period_s: float, window: int = 64) -> None:
+    def __init__(
+        self, address: str, name: str, period_s: float, window: int = 64, keys: ClientKeys | None = None
+    ) -> None:
         super().__init__(name=name)
-        self.sender = FrameSender(address, name, buffer_frames=window, on_ack=self._note)
+        self.sender = FrameSender(address, name, buffer_frames=window, on_ack=self._note, keys=keys)
         self.acked: list[Verdict] = []
         self._pictures = [*(good_part(n) for n in range(9)), bad_part(9)]
         self._period_s = period_s
@@ -72,9 +76,9 @@ class Camera(threading.Thread):
 class Subscriber:
     """The line controller's process. `wait_for` needs `path` to hold whatever it was told."""
 
-    def __init__(self, verdicts: str, replay: str, path: Path) -> None:
+    def __init__(self, verdicts: str, replay: str, path: Path, keys: Sequence[str] = ()) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "tests.e2e.subscriber", verdicts, replay, str(path)],
+            [sys.executable, "-W", "error", "-m", "tests.e2e.subscriber", verdicts, replay, str(path), *keys],
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
@@ -103,10 +107,14 @@ class Subscriber:
 
 
 class Rig:
-    """One line below `folder`. `settings`: further sections of config.toml."""
+    """One line below `folder`. `settings`: further sections of config.toml. `keyed`: all doors ask for keys."""
 
-    def __init__(self, folder: Path, banks: Path, *, settings: str, period_s: float) -> None:
+    def __init__(self, folder: Path, banks: Path, *, settings: str, period_s: float, keyed: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        keyring = Keyring(folder / "keys") if keyed else None
+        if keyring is not None:
+            settings += keyring.section
+        self._subscriber_keys = [str(keyring.folder / name) for name in SUBSCRIBER_FILES] if keyring is not None else []
         push, self.acked, self.verdicts, self.replay = free_addresses(4)
         self._config = write_config(folder, banks, settings)
         text = self._config.read_text(encoding="utf-8")
@@ -124,8 +132,9 @@ class Rig:
         self.journal_checks = 0
         self.daemon = DaemonProcess(self._config)
         self._ready = False
-        self.subscriber = Subscriber(self.verdicts, self.replay, self.told)
-        self.cameras = [Camera(self.acked, name, period_s) for name in CAMERAS]
+        self.subscriber = Subscriber(self.verdicts, self.replay, self.told, self._subscriber_keys)
+        keys = keyring.of("camera") if keyring is not None else None
+        self.cameras = [Camera(self.acked, name, period_s, keys=keys) for name in CAMERAS]
 
     def wait_until_ready(self) -> None:
         if not self._ready:
@@ -147,7 +156,7 @@ class Rig:
 
     def kill_subscriber(self) -> None:
         self.subscriber.kill()
-        self.subscriber = Subscriber(self.verdicts, self.replay, self.told)
+        self.subscriber = Subscriber(self.verdicts, self.replay, self.told, self._subscriber_keys)
 
     def finish(self) -> Account:
         """Let every part get its verdict, end all processes in order, and return the account."""

@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from daemon.client import VerdictStream
+from daemon.client import ClientKeys, VerdictStream
 
 
 def whole_lines(path: Path) -> list[str]:
@@ -16,9 +16,10 @@ def whole_lines(path: Path) -> list[str]:
     return whole.splitlines()
 
 
-def main(verdicts: str, replay: str, path: Path) -> None:
+def main(verdicts: str, replay: str, path: Path, *key_files: Path) -> None:
+    keys = ClientKeys.read(*key_files) if key_files else None
     with (
-        VerdictStream(verdicts, replay, from_offset=len(whole_lines(path))) as stream,
+        VerdictStream(verdicts, replay, from_offset=len(whole_lines(path)), keys=keys) as stream,
         path.open("a", encoding="utf-8") as file,
     ):
         for verdict in stream:
@@ -28,4 +29,4 @@ def main(verdicts: str, replay: str, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], *map(Path, sys.argv[3:]))

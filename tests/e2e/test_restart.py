@@ -10,11 +10,13 @@ from tests.e2e.overload import run_overload
 from tests.e2e.rig import Rig
 
 
-@pytest.mark.parametrize(("victim", "cycles"), [("daemon", 3), ("subscriber", 3), ("both", 2)])
+@pytest.mark.parametrize(
+    ("victim", "cycles", "keyed"), [("daemon", 3, False), ("subscriber", 3, False), ("both", 2, True)]
+)
 def test_every_part_is_judged_once_and_told_once_through_kills(
-    tmp_path: Path, line_banks: Path, victim: Victim, cycles: int
+    tmp_path: Path, line_banks: Path, victim: Victim, cycles: int, keyed: bool
 ) -> None:
-    rig = Rig(tmp_path, line_banks, settings=sleeping_settings(), period_s=PERIOD_S)
+    rig = Rig(tmp_path, line_banks, settings=sleeping_settings(), period_s=PERIOD_S, keyed=keyed)
     account = run_chaos(rig, cycles=cycles, victim=victim, rng=random.Random(cycles))
     assert account.balanced, account
     assert account.judged == account.sent > 0
