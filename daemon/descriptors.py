@@ -58,6 +58,10 @@ class DescriptorGuard:
                 f"{CONNECTIONS + SPARE}: LimitNOFILE= in the unit, or ulimit -Hn.",
             )
 
+    def find_listeners(self, doors: Collection[str]) -> None:
+        """Look for the doors' listeners again: a door that was given another key has another."""
+        self._listeners = listening_descriptors(doors)
+
     def look(self) -> None:
         """Turn new connections away, or take them again, as the descriptors in use ask for."""
         in_use = open_descriptors()
@@ -120,6 +124,9 @@ def _drop_requests(descriptor: int, *, drop: bool) -> None:
     program = struct.pack("HL", 1, ctypes.addressof(instructions))
     # A kernel without filters takes connections until the spare descriptors are gone, too.
     with suppress(OSError), _borrowed(descriptor) as listener:
+        if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            # A door that is just being given another key.
+            return
         if drop:
             listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
         else:

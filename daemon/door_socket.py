@@ -12,8 +12,6 @@ import zmq
 from daemon.errors import BindError
 from daemon.sockets import ZmqContext, bind, open_socket
 
-# A peer that doesn't finish the handshake is let go after this time, and may try again: a refused one does so as often.
-HANDSHAKE_MS: Final = 5000
 REBIND_MS: Final = 5000
 _IPC: Final = "ipc://"
 
@@ -40,7 +38,7 @@ class DoorSocket:
     def __init__(
         self, context: ZmqContext, kind: int, address: str, access: Access = OPEN, **options: int | bytes
     ) -> None:
-        self.socket = open_socket(context, kind, handshake_ivl=HANDSHAKE_MS, **options)
+        self.socket = open_socket(context, kind, **options)
         self._access = access
         self._asked: tuple[bytes, threading.Event] | None = None
         self._apply_key(access.secret_key)

@@ -91,7 +91,7 @@ class Service:
             log.info("bound", **self._write_addresses())
             self._warn_of_open_doors()
             guard = self._guard = DescriptorGuard(
-                [door for door in stations.addresses.values() if door],
+                stations.open_addresses,
                 self._telemetry,
                 needed=OWN_DESCRIPTORS + 2 * self._settings.intake.max_cameras,
             )
@@ -272,6 +272,8 @@ class Service:
             if keys is not None and keys != self._stations_or_fail().keys:
                 self._stations_or_fail().change_keys(keys)
                 self._write_addresses()
+                if self._guard is not None:
+                    self._guard.find_listeners(self._stations_or_fail().open_addresses)
                 counts = {name: len(peers) for name, peers in keys.lists.items()}
                 log.info("keys_changed", server_key=keys.own.public.decode(), **counts)
         except DaemonError as error:

@@ -12,8 +12,9 @@ from daemon.keys import ClientKeys
 # A peer that vanished without closing (power cut, pulled cable) is let go after this many milliseconds of silence.
 HEARTBEAT_INTERVAL_MS: Final = 2000
 HEARTBEAT_TIMEOUT_MS: Final = 6000
-# A connection that has not said who it is by then is cut, so that mute ones don't pile up.
-HANDSHAKE_MS: Final = 10_000
+# A connection that has not said who it is by then is cut, so that mute ones don't pile up; so is one that was refused,
+# and tries again.
+HANDSHAKE_MS: Final = 5000
 # A connection request that nobody answers is given up and made anew; the kernel would wait for minutes.
 CONNECT_TIMEOUT_MS: Final = 3000
 

@@ -68,6 +68,10 @@ class Stations:
             self._replay.start()
 
     @property
+    def open_addresses(self) -> list[str]:
+        return [address for address in self.addresses.values() if address]
+
+    @property
     def guarded(self) -> bool:
         """Whether doors that ask for keys have someone to ask."""
         return self._authenticator is None or self._authenticator.alive

@@ -10,7 +10,6 @@ import msgpack
 import pytest
 import zmq
 
-from daemon import door_socket
 from daemon.authenticator import AllowLists, Authenticator
 from daemon.door_socket import Access, DoorSocket
 from daemon.errors import BindError
@@ -37,7 +36,7 @@ def keyring(tmp_path: Path) -> Keyring:
 @pytest.fixture
 def line(tmp_path: Path, keyring: Keyring, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
     # A refused peer tries again as often.
-    monkeypatch.setattr(door_socket, "HANDSHAKE_MS", 500)
+    monkeypatch.setattr("daemon.sockets.HANDSHAKE_MS", 500)
     with Line(tmp_path, tcp=True, keys=keyring.door_keys) as line:
         yield line
 
