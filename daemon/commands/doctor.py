@@ -16,9 +16,13 @@ def doctor(
         typer.Option(help="Check this configuration's device, banks and addresses; else config.toml in this folder."),
     ] = None,
     banks: Annotated[Path | None, typer.Option(help="Check every recipe's active bank in this folder.")] = None,
+    live: Annotated[bool, typer.Option("--live", help="Examine the running daemon of this configuration.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Check this host: libraries, device, speed, weights, banks, disks and ports. Status 1 if anything fails."""
+    """Check this host: libraries, device, speed, weights, banks, disks and ports; with --live, the daemon that runs.
+
+    Ends with status 1 if anything fails.
+    """
     from daemon import doctor as examination
     from daemon.config import Settings, load_settings
     from daemon.endpoints import DEFAULT_CONFIG
@@ -26,8 +30,14 @@ def doctor(
     if config is None and DEFAULT_CONFIG.is_file():
         config = DEFAULT_CONFIG
     settings = load_settings(config) if config is not None else Settings()
+    if live:
+        from daemon.live_doctor import examine_live
+
+        examined = examine_live(settings)
+    else:
+        examined = examination.examine(settings, recipes=config is not None, banks=banks)
     findings = []
-    for finding in examination.examine(settings, recipes=config is not None, banks=banks):
+    for finding in examined:
         findings.append(finding)
         if not as_json:
             typer.secho(f"{finding.status:<{STATUS_WIDTH}}", fg=COLOURS[finding.status], nl=False)

@@ -7,10 +7,13 @@ from typing import Any, Self
 
 import zmq
 
+from daemon.config import load_settings
+from daemon.live_doctor import examine_live
 from daemon.messages import Verdict
 from daemon.outcomes import Reason
 from daemon.push_camera import PushCamera
 from daemon.sender import FrameSender
+from patchcore_engine.diagnosis import Finding
 from tests.daemon.conftest import DaemonProcess, good_part
 from tests.daemon.serving import metric, until
 from tests.e2e.account import Account, Part
@@ -92,6 +95,12 @@ class Shift:
         self.sending.close()
         self._context.term()
         self._thread.join(PATIENCE_S)
+
+
+def troubles(daemon: DaemonProcess) -> dict[str, Finding]:
+    """What `patchline doctor --live` finds wrong with the daemon now."""
+    findings = examine_live(load_settings(daemon.config), watched_s=0)
+    return {finding.check: finding for finding in findings if finding.status != "ok"}
 
 
 def lines(daemon: DaemonProcess, event: str) -> list[dict[str, Any]]:

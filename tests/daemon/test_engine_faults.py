@@ -6,7 +6,7 @@ from pathlib import Path
 from daemon.outcomes import Reason
 from tests.daemon.conftest import write_config
 from tests.daemon.serving import Start, journalled, metric, page, patchline, until
-from tests.daemon.shift import ACKED, PUSHED, Shift, lines
+from tests.daemon.shift import ACKED, PUSHED, Shift, lines, troubles
 from tests.e2e.account import Account
 
 # Both recipes' trial inspections at the start are the first two batches.
@@ -25,6 +25,7 @@ def test_batches_in_which_the_engine_raises_are_engine_errors_and_the_rest_is_ju
     told = lines(daemon, "engine_failed")
     assert len(told) < 20
     assert "device was lost" in told[0]["error"]
+    assert {"engine errors", "not inspected: engine_error"} <= troubles(daemon).keys()
     assert "patchline doctor" in told[0]["advice"]
 
 
@@ -37,6 +38,7 @@ def test_parts_whose_score_is_no_number_are_engine_errors(start_daemon: Start) -
     assert account.balanced
     assert (account.judged, account.not_inspected) == (20, {"engine_error": 20})
     assert metric(daemon, "patchline_engine_not_finite_total") == 20
+    assert "engine scores" in troubles(daemon)
     (told, *_) = lines(daemon, "engine_gave_no_number")
     assert "patchline doctor" in told["advice"]
 
@@ -55,6 +57,7 @@ def test_an_engine_ten_times_as_slow_sheds_and_judges_all_again_when_it_is_well(
         account = shift.account()
     assert account.balanced
     assert set(account.not_inspected) == {"shed"}
+    assert "not inspected: shed" in troubles(daemon)
     (told, *_) = lines(daemon, "queue_full")
     assert told["camera"] == PUSHED
     assert "slower than what comes" in told["advice"]
@@ -72,6 +75,7 @@ def test_a_batch_that_doesnt_fit_into_memory_is_done_in_smaller_ones(start_daemo
         assert metric(daemon, "patchline_engine_batch_limit_frames") == 2
         assert metric(daemon, "patchline_engine_out_of_memory_total") <= 2
         assert metric(daemon, "patchline_engine_errors_total") == 0
+        assert "batches of 2 instead of 8" in troubles(daemon)["engine memory"].detail
         told = lines(daemon, "engine_out_of_memory")
         assert told[-1]["limit"] == 2
         assert "Free the device's memory" in told[-1]["advice"]
@@ -123,6 +127,7 @@ def test_after_an_engine_that_never_comes_back_a_restart_accounts_for_every_part
         shift.push(10)
         shift.send(10)
         until(lambda: page(first, "/healthz") == (503, "Work waits and the engine finished none within 0.2 s.\n"))
+        assert troubles(first)["health"].status == "fail"
         # What systemd does when its watchdog isn't fed.
         first.signal(signal.SIGABRT)
         first.wait()
