@@ -17,8 +17,8 @@ from patchcore_engine.calibration import p_value
 from patchcore_engine.errors import BankDamagedError, BankMismatchError, BankMissingError
 from patchcore_engine.index import NearestNeighbours
 from patchcore_engine.manifest import Manifest
-from patchcore_engine.nearest import Projection
 from patchcore_engine.parity_set import ParitySet
+from patchcore_engine.projection import Projection
 from patchcore_engine.scoring import modelzoo_score, reweighted_score
 
 MANIFEST: Final = "manifest.json"

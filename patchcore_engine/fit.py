@@ -121,9 +121,9 @@ def fit(
             selected = greedy_k_centre(projected, count, settings.seed, advance)
         del projected
         with clock.stage("index"):
-            chosen = choose_index(store.gather(selected), _sample_queries(store), settings.index)
+            owners = (selected // patches_each).astype(np.int32)
+            chosen = _choose_index(store, store.gather(selected), owners, settings.index)
         index = chosen.index
-        owners = (selected // patches_each).astype(np.int32)
         with clock.stage("neighbours"), progress.stage("neighbours", len(index), "vectors") as advance:
             neighbours = _bank_neighbours(index, min(settings.n_neighbors, len(index)))
             advance(len(index))
@@ -189,9 +189,13 @@ def _embed_all(
     return projected[: store.pictures].reshape(-1, projection.output_dimension)
 
 
-def _sample_queries(store: PatchStore) -> NDArray[np.float32]:
-    """Return the patches of some pictures, evenly taken from all."""
-    return np.concatenate([store[int(n)] for n in np.linspace(0, store.pictures - 1, _SAMPLE_PICTURES)])
+def _choose_index(
+    store: PatchStore, vectors: NDArray[np.float32], owners: NDArray[np.int32], choice: IndexChoice
+) -> ChosenIndex:
+    """Choose by the patches of some pictures, evenly taken from all."""
+    sample = np.linspace(0, store.pictures - 1, _SAMPLE_PICTURES).astype(np.int32)
+    queries = np.concatenate([store[int(picture)] for picture in sample])
+    return choose_index(vectors, queries, choice, ~np.isin(owners, sample))
 
 
 def _score_good_pictures(
@@ -242,8 +246,8 @@ def _manifest(
         coreset_ratio=settings.coreset_ratio,
         index=index.kind,
         index_projected=index.projection.basis.shape[1] if index.projection is not None else None,
-        index_proved=chosen.proved,
-        index_candidates=chosen.candidates,
+        index_visited=chosen.visited,
+        index_compared=chosen.compared,
         vectors=len(index),
         patches=len(good) * extractor.grid[0] * extractor.grid[1],
         score_mode=settings.score_mode,

@@ -6,12 +6,14 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from patchcore_engine.certified import CertifiedSearch
 from patchcore_engine.errors import BankDamagedError
-from patchcore_engine.nearest import CertifiedSearch, FlatSearch, Projection, principal_projection
+from patchcore_engine.nearest import FlatSearch
+from patchcore_engine.projection import Projection, principal_projection
 
 IndexKind = Literal["flat", "pca"]
 INDEX_KINDS: Final[tuple[IndexKind, ...]] = get_args(IndexKind)
-DEFAULT_PROJECTED: Final = 96
+DEFAULT_PROJECTED: Final = 64
 
 # Queries times dimension from which on faiss computes distances by matrix products. Its own 128,000 leaves one picture
 # of 784 patches in 152 dimensions to a loop that takes ten times as long.
@@ -22,7 +24,7 @@ class NearestNeighbours:
     """Finds the nearest bank vectors of patches. Distances are true L2, the square root taken.
 
     `vectors`: float32 [n, d]. Every kind gives the exact nearest vector: "flat" by comparing all, "pca" by bounds in
-    the few dimensions of `projection` that prove most vectors farther (`nearest.CertifiedSearch`). Several neighbours
+    the few dimensions of `projection` that prove most vectors farther (`certified.CertifiedSearch`). Several neighbours
     are always found by faiss.
     """
 

@@ -6,16 +6,18 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from patchcore_engine.certified import CertifiedSearch, SearchWork
 from patchcore_engine.index import IndexKind, NearestNeighbours
-from patchcore_engine.nearest import MOST_CANDIDATES, CertifiedSearch, Projection, principal_projection
+from patchcore_engine.projection import Projection, principal_projection
 
 IndexChoice = Literal["auto", "flat", "pca"]
 
-_PROJECTED: Final = (32, 64, 96, 128, 192, 256)
-# Costs of one entry of the product's scan and of one float of a candidate, in multiply-adds of a matrix product, as
-# measured on two cores with AVX-512 (`patchline bench search`).
-_SCAN_COST: Final = 40
-_CANDIDATE_COST: Final = 40
+_PROJECTED: Final = (16, 32, 48, 64, 96, 128, 192)
+# Costs in multiply-adds of a matrix product, as measured on two cores with AVX-512 (`patchline bench search`): of one
+# entry of a product besides its own, of one pair compared in full, and of one float of it.
+_ENTRY_COST: Final = 40
+_PAIR_COST: Final = 600
+_PAIR_FLOAT_COST: Final = 16
 # Bounds must promise this much before they are worth their memory.
 _WORTHWHILE: Final = 0.7
 
@@ -24,48 +26,64 @@ _WORTHWHILE: Final = 0.7
 class ChosenIndex:
     """An index, and what the sample queries said of it.
 
-    `proved`: share of the queries whose nearest vector the bounds proved, the rest went through the full product;
-    `candidates`: mean number of vectors that were compared in full for the proved ones. None for a flat index.
+    `visited`: share of the bank that a query's bounds were computed for, the rest lying in clusters proved too far;
+    `compared`: mean number of vectors that a query was compared with in full. None for a flat index.
     """
 
     index: NearestNeighbours
-    proved: float | None = None
-    candidates: float | None = None
+    visited: float | None = None
+    compared: float | None = None
 
 
-def choose_index(vectors: NDArray[np.float32], queries: NDArray[np.float32], choice: IndexChoice) -> ChosenIndex:
-    """Return an index over `vectors`, float32 [n, d]; "auto" takes the kind that costs least for `queries`, [q, d]."""
+def choose_index(
+    vectors: NDArray[np.float32],
+    queries: NDArray[np.float32],
+    choice: IndexChoice,
+    strangers: NDArray[np.bool_] | None = None,
+) -> ChosenIndex:
+    """Return an index over `vectors`, float32 [n, d]; "auto" takes the kind that costs least for `queries`, [q, d].
+
+    `strangers`: bool [n], the vectors that come from other pictures than the queries. Where they are given only these
+    are searched for the choice, since a part in service meets none of its own patches.
+    """
     dimensions = [kept for kept in _PROJECTED if kept <= vectors.shape[1] // 2]
     if choice == "flat" or not dimensions or (choice == "auto" and len(vectors) < dimensions[0]):
         kind: IndexKind = "flat" if choice != "pca" else "pca"
         return ChosenIndex(NearestNeighbours(vectors, kind))
     widest = principal_projection(vectors, dimensions[-1])
-    trials = [_try(vectors, queries, widest, kept) for kept in dimensions]
+    others = vectors if strangers is None or not strangers.any() else vectors[strangers]
+    trials = [_try(others, queries, widest, kept) for kept in dimensions]
     best = min(trials, key=lambda trial: trial.cost)
-    if choice == "auto" and best.cost > _WORTHWHILE * _flat_cost(vectors):
+    if choice == "auto" and best.cost > _WORTHWHILE * _flat_cost(others):
         return ChosenIndex(NearestNeighbours(vectors))
-    return ChosenIndex(NearestNeighbours(vectors, "pca", best.projection), best.proved, best.candidates)
+    return ChosenIndex(NearestNeighbours(vectors, "pca", best.projection), best.visited, best.compared)
 
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
+    """What a query costs with one projection, in multiply-adds, and what `ChosenIndex` tells of it."""
+
     projection: Projection
     cost: float
-    proved: float
-    candidates: float
+    visited: float
+    compared: float
 
 
 def _try(vectors: NDArray[np.float32], queries: NDArray[np.float32], widest: Projection, kept: int) -> _Trial:
     projection = Projection(widest.mean, np.ascontiguousarray(widest.basis[:, :kept]))
-    counts = CertifiedSearch(vectors, projection).candidates(queries)
-    proved = counts <= MOST_CANDIDATES
-    candidates = float(counts[proved].mean()) if proved.any() else 0.0
-    count, dimension = vectors.shape
-    bounds = dimension * kept + count * (kept + 2 + 2 * _SCAN_COST)
-    full = proved.mean() * candidates * dimension * _CANDIDATE_COST + (1 - proved.mean()) * _flat_cost(vectors)
-    return _Trial(projection, float(bounds + full), float(proved.mean()), candidates)
+    work = SearchWork()
+    CertifiedSearch(vectors, projection).nearest(queries, work)
+    dimension = vectors.shape[1]
+    entries, pairs = work.bounded / len(queries), (work.compared + len(queries)) / len(queries)
+    cost = (
+        dimension * kept
+        + entries * (kept + _ENTRY_COST)
+        + pairs * (_PAIR_COST + dimension * _PAIR_FLOAT_COST)
+        + work.multiplied / len(queries) * (dimension + _ENTRY_COST)
+    )
+    return _Trial(projection, cost, entries / len(vectors), pairs)
 
 
 def _flat_cost(vectors: NDArray[np.float32]) -> float:
     count, dimension = vectors.shape
-    return float(count * (dimension + _SCAN_COST))
+    return float(count * (dimension + _ENTRY_COST))

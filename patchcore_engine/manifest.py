@@ -61,8 +61,8 @@ class Manifest(_Part):
     coreset_ratio: Annotated[float, Field(gt=0, le=1)]
     index: IndexKind
     index_projected: Annotated[int, Field(ge=1)] | None = None
-    index_proved: float | None = None
-    index_candidates: float | None = None
+    index_visited: float | None = None
+    index_compared: float | None = None
     vectors: Annotated[int, Field(ge=1)]
     patches: Annotated[int, Field(ge=1)]
     score_mode: ScoreMode

@@ -1,12 +1,12 @@
-"""The nearest bank vector of every patch, exactly, by matrix products over the whole bank or over a proof of it."""
+"""The nearest bank vector of every patch by one matrix product with the whole bank."""
 
 import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Final
 
+import faiss
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,38 +14,23 @@ from numpy.typing import NDArray
 _BLOCK_ENTRIES: Final = 4 << 20
 # Below this many entries a second thread costs more than it saves.
 _THREADED_ENTRIES: Final = 400_000
-# A query with more candidates than this goes to the full product.
-MOST_CANDIDATES: Final = 48
-# Candidates compared at a time, so that their vectors stay in the cache.
-_CANDIDATE_BLOCK: Final = 256
-# A sum of d products in float32 is off by about sqrt(d) half units in the last place; this is many times as much.
-_ROUNDING: Final = 16 * 2.0**-24
 
 # More threads than these would wait for memory.
 _SCANNER_COUNT: Final = min(len(os.sched_getaffinity(0)), 8)
 _SCANNERS: Final = ThreadPoolExecutor(_SCANNER_COUNT, thread_name_prefix="search")
 
+# A sum of d products in float32 is off by about sqrt(d) half units in the last place; this is many times as much.
+ROUNDING: Final = 16 * 2.0**-24
+
 Found = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
-@dataclass(frozen=True, slots=True)
-class Projection:
-    """An orthonormal projection of centred vectors. `mean`: float32 [d]; `basis`: float32 [d, k], k < d."""
-
-    mean: NDArray[np.float32]
-    basis: NDArray[np.float32]
-
-
-def principal_projection(vectors: NDArray[np.float32], dimension: int) -> Projection:
-    """Return the projection on the `dimension` principal components of `vectors`, float32 [n, d]."""
-    mean = vectors.mean(axis=0)
-    centred = vectors - mean
-    _, components = np.linalg.eigh((centred.T @ centred).astype(np.float64))
-    return Projection(mean, np.ascontiguousarray(components[:, ::-1][:, :dimension], dtype=np.float32))
-
-
 class FlatSearch:
-    """Compares every query with every vector. `vectors`: float32 [n, d], kept, not copied."""
+    """Compares every query with every vector. `vectors`: float32 [n, d], kept, not copied.
+
+    The product tells squared distances but for its rounding; the vectors that rounding may have put behind the
+    smallest are compared in full.
+    """
 
     def __init__(self, vectors: NDArray[np.float32]) -> None:
         self._vectors = vectors
@@ -53,90 +38,76 @@ class FlatSearch:
         self._scratch = _Scratch()
 
     def nearest(self, queries: NDArray[np.float32]) -> Found:
-        """Return squared distances float32 [q] and positions int64 [q] of the nearest vectors. `queries`: [q, d]."""
-        squared = np.empty(len(queries), dtype=np.float32)
-        positions = np.empty(len(queries), dtype=np.int64)
+        """Return squared distances float32 [q] and positions int64 [q] of the nearest vectors. `queries`: [q, d].
+
+        A query that holds NaN has the squared distance NaN.
+        """
+        squared = np.full(len(queries), np.nan, dtype=np.float32)
+        positions = np.zeros(len(queries), dtype=np.int64)
+        norms = np.einsum("qd,qd->q", queries, queries)
+        rounding = np.float32(ROUNDING * queries.shape[1] ** 0.5) * (norms + self._norms.max())
         for block, products in self._scratch.blocks(len(queries), len(self._vectors)):
             np.matmul(queries[block], self._vectors.T, out=products)
 
             def scan(rows: slice, block: slice = block, products: NDArray[np.float32] = products) -> None:
-                entries, own = products[rows], queries[block][rows]
+                entries = products[rows]
                 entries *= -2
                 entries += self._norms
-                best = entries.argmin(axis=1)
-                positions[block][rows] = best
-                squared[block][rows] = _squared_distances(self._vectors[best], own)
+                own, columns = smallest(entries, rounding[block][rows])
+                compare_pairs(
+                    queries[block][rows], own, self._vectors, columns, squared[block][rows], positions[block][rows]
+                )
 
             _scan_rows(scan, *products.shape)
         return squared, positions
 
 
-class CertifiedSearch:
-    """Finds the same in a fraction of the products, and proves it query by query.
+def smallest(
+    entries: NDArray[np.float32], rounding: NDArray[np.float32]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return rows and columns, int64 [pairs], of what could be the smallest entry of a row that is off by `rounding`.
 
-    A vector splits into its projection y and a rest of length r. For a query of parts y', r' its squared distance is
-    never below |y - y'|^2 + (r - r')^2, so that a vector whose bound is above the true distance of any other is not
-    the nearest. The bounds come from one product in k + 2 dimensions; what they leave is compared in full.
+    `entries`: float32 [rows, columns]. `rounding`: float32 [rows].
     """
+    limits = entries.min(axis=1) + 2 * rounding
+    rows, columns = np.divmod(np.flatnonzero(entries <= limits[:, None]), entries.shape[1])
+    return rows, columns
 
-    def __init__(self, vectors: NDArray[np.float32], projection: Projection) -> None:
-        self._vectors = vectors
-        self._projection = projection
-        projected, rest, norms = _split(vectors, projection)
-        # With [y', r', 1] this gives the bound less the query's own squared length.
-        self._keys = np.ascontiguousarray(np.column_stack([-2 * projected, -2 * rest, norms]).T, dtype=np.float32)
-        self._largest_norm = float(norms.max())
-        self._flat = FlatSearch(vectors)
-        self._scratch = _Scratch()
 
-    def nearest(self, queries: NDArray[np.float32]) -> Found:
-        """Return like `FlatSearch.nearest`."""
-        squared, positions, candidates = self._search(queries)
-        open_ = np.flatnonzero(candidates > MOST_CANDIDATES)
-        if len(open_):
-            squared[open_], positions[open_] = self._flat.nearest(queries[open_])
-        return squared, positions
+def compare_pairs(
+    queries: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    vectors: NDArray[np.float32],
+    columns: NDArray[np.int64],
+    squared: NDArray[np.float32],
+    positions: NDArray[np.int64],
+) -> None:
+    """Compare `queries[rows]` with `vectors[columns]` in full; put what is nearer than `squared`, or this NaN, there.
 
-    def candidates(self, queries: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Return how many vectors the bounds leave for each query, int64 [q]: 1 where the first one was proved."""
-        return self._search(queries)[2]
+    Of vectors at equal distances any is taken.
+    """
+    exact = paired_squared(queries, rows, vectors, columns)
+    np.fmin.at(squared, rows, exact)
+    nearest = np.flatnonzero(exact == squared.take(rows))
+    positions[rows.take(nearest)] = columns.take(nearest)
 
-    def _search(self, queries: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
-        projected, rest, norms = _split(queries, self._projection)
-        augmented = np.column_stack([projected, rest, np.ones_like(rest)])
-        slack = _ROUNDING * np.sqrt(queries.shape[1]) * (norms + self._largest_norm) - norms
-        squared = np.empty(len(queries), dtype=np.float32)
-        positions = np.empty(len(queries), dtype=np.int64)
-        candidates = np.empty(len(queries), dtype=np.int64)
-        for block, bounds in self._scratch.blocks(len(queries), len(self._vectors)):
-            np.matmul(augmented[block], self._keys, out=bounds)
 
-            def scan(rows: slice, block: slice = block, bounds: NDArray[np.float32] = bounds) -> None:
-                found = self._refine(bounds[rows], queries[block][rows], slack[block][rows])
-                squared[block][rows], positions[block][rows], candidates[block][rows] = found
-
-            _scan_rows(scan, *bounds.shape)
-        return squared, positions, candidates
-
-    def _refine(
-        self, bounds: NDArray[np.float32], queries: NDArray[np.float32], slack: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
-        best = bounds.argmin(axis=1)
-        squared = _squared_distances(self._vectors[best], queries)
-        left = np.flatnonzero(bounds <= (squared + slack)[:, None])
-        rows = left // bounds.shape[1]
-        counts = np.bincount(rows, minlength=len(queries))
-        several = (counts[rows] > 1) & (counts[rows] <= MOST_CANDIDATES)
-        if several.any():
-            rows, columns = rows[several], left[several] % bounds.shape[1]
-            exact = np.empty(len(rows), dtype=np.float32)
-            for start in range(0, len(rows), _CANDIDATE_BLOCK):
-                part = slice(start, start + _CANDIDATE_BLOCK)
-                exact[part] = _squared_distances(self._vectors[columns[part]], queries[rows[part]])
-            # The first of each row, rows in order and distances ascending, is its nearest.
-            firsts = np.lexsort((exact, rows))[np.flatnonzero(np.diff(rows, prepend=-1))]
-            squared[rows[firsts]], best[rows[firsts]] = exact[firsts], columns[firsts]
-        return squared, best, counts
+def paired_squared(
+    left: NDArray[np.float32], rows: NDArray[np.int64], right: NDArray[np.float32], columns: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Return the squared distances of `left[rows]` and `right[columns]`, float32 [pairs], without copying either."""
+    squared = np.empty(len(rows), dtype=np.float32)
+    if len(rows):
+        faiss.pairwise_indexed_L2sqr(  # type: ignore[attr-defined]  # its stubs leave it out
+            left.shape[1],
+            len(rows),
+            faiss.swig_ptr(left),
+            faiss.swig_ptr(rows),
+            faiss.swig_ptr(right),
+            faiss.swig_ptr(columns),
+            faiss.swig_ptr(squared),
+        )
+    return squared
 
 
 class _Scratch(threading.local):
@@ -166,19 +137,3 @@ def _scan_rows(scan: Callable[[slice], None], rows: int, columns: int) -> None:
         scan(slices[0])
     else:
         list(_SCANNERS.map(scan, slices))
-
-
-def _split(vectors: NDArray[np.float32], projection: Projection) -> tuple[NDArray[np.float32], ...]:
-    """Return projections [n, k], lengths of the rests [n], and squared lengths of the centred vectors [n]."""
-    centred: NDArray[np.float32] = vectors - projection.mean
-    projected: NDArray[np.float32] = centred @ projection.basis
-    norms: NDArray[np.float32] = np.einsum("nd,nd->n", centred, centred)
-    rests: NDArray[np.float32] = np.sqrt(np.maximum(norms - np.einsum("nd,nd->n", projected, projected), 0))
-    return projected, rests, norms
-
-
-def _squared_distances(vectors: NDArray[np.float32], queries: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the squared distances of paired rows, float32 [n]; overwrites `vectors`."""
-    vectors -= queries
-    squared: NDArray[np.float32] = np.einsum("nd,nd->n", vectors, vectors)
-    return squared
