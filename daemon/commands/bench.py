@@ -38,6 +38,10 @@ def bench(
     torch_python: Annotated[
         Path | None, typer.Option(help="A Python with torch, to compare with.", show_default=False)
     ] = None,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(help="search: a folder of good pictures, for banks of real patches.", show_default=False),
+    ] = None,
     bank: Annotated[
         Path | None,
         typer.Option(
@@ -66,7 +70,7 @@ def bench(
 ) -> None:
     """Measure speed: of an inspection on this host, or of any part of the project; docs/performance.md reads them."""
     if name != "inspection":
-        _run_from_checkout(name, as_json, full, rounds, torch_python, backbone)
+        _run_from_checkout(name, as_json, full, rounds, torch_python, backbone, pictures)
         return
     if bank is None and backbone_file is None and weights is None:
         weights = "random:0"
@@ -88,6 +92,7 @@ def _run_from_checkout(
     rounds: int | None,
     torch_python: Path | None,
     backbone: str | None,
+    pictures: Path | None,
 ) -> None:
     if not (CHECKOUT / "tests" / "benchmarks" / "__main__.py").is_file():
         raise ConfigError(
@@ -100,6 +105,7 @@ def _run_from_checkout(
     command += ["--json", str(as_json.absolute())] if as_json is not None else []
     command += ["--rounds", str(rounds)] if rounds is not None else []
     command += ["--torch-python", str(torch_python.absolute())] if torch_python is not None else []
+    command += ["--pictures", str(pictures.absolute())] if pictures is not None else []
     command += ["--backbone", backbone] if backbone is not None else []
     status = subprocess.run(command, cwd=CHECKOUT, check=False).returncode  # noqa: S603  (our own program)
     if status:

@@ -28,9 +28,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="turns of each contestant")
     parser.add_argument("--torch-python", type=Path, help="a Python with torch, to compare with")
     parser.add_argument("--backbone", action="append", default=[], help="only this backbone; may be repeated")
+    parser.add_argument("--pictures", type=Path, help="search: a folder of good pictures, for banks of real patches")
     asked = parser.parse_args()
     options = Options(
-        full=asked.full, rounds=asked.rounds, torch_python=asked.torch_python, backbones=tuple(asked.backbone)
+        full=asked.full,
+        rounds=asked.rounds,
+        torch_python=asked.torch_python,
+        backbones=tuple(asked.backbone),
+        pictures=asked.pictures,
     )
     console = Console(width=None if sys.stdout.isatty() else TABLE_WIDTH)
     facts = machine(options.torch_python)

@@ -45,6 +45,7 @@ class Options:
     rounds: int | None = None
     torch_python: Path | None = None
     backbones: tuple[str, ...] = ()
+    pictures: Path | None = None
 
 
 def row(what: str, contestant: str, unit: str, values: Sequence[float], **further: Any) -> Row:

@@ -5,15 +5,24 @@ recall. The baseline is faiss's flat index; shares of the limit count the produc
 """
 
 import gc
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
 from typing import Any, Final
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from patchcore_engine.index import INDEX_KINDS, NearestNeighbours
+from patchcore_engine.backbones.extractor import FeatureExtractor
+from patchcore_engine.backbones.factory import open_extractor
+from patchcore_engine.backbones.registry import backbone_spec
+from patchcore_engine.coreset import RandomProjection, coreset_size, greedy_k_centre
+from patchcore_engine.images import list_pictures
+from patchcore_engine.index import NearestNeighbours
+from patchcore_engine.index_choice import choose_index
+from patchcore_engine.picture_reader import PictureReader
 from patchcore_engine.scoring import reweighted_score
 from tests.benchmarks.coreset import patch_like_points
 from tests.benchmarks.figures import Options, Row, compared, in_turns, milliseconds, row
@@ -28,29 +37,75 @@ PICTURES: Final = 8
 DEFECT_PATCHES: Final = 6
 DEFECT_SCALE: Final = 1.6
 NEIGHBOURS: Final = 9
+# With pictures: shares of their patches in a bank, and weights that are at hand everywhere.
+RATIOS: Final = (0.01, 0.1)
+FULL_RATIOS: Final = (0.01, 0.1, 1.0)
+WEIGHTS: Final = {"wide_resnet50_2": "random:0", "efficientnet_lite0": None}
 ROUNDS: Final = 9
 FLAT: Final = "flat"
+BOUNDED: Final = "pca"
 BASELINE: Final = "faiss flat"
 
 
+@dataclass(frozen=True, slots=True)
+class Case:
+    """`bank`: float32 [n, d]. `queries`: float32 [pictures, patches, d]. `what`: words for the table."""
+
+    what: str
+    bank: NDArray[np.float32]
+    queries: NDArray[np.float32]
+
+
 def run(options: Options, machine: dict[str, Any]) -> Iterator[Row]:
+    for case in _of_pictures(options, options.pictures) if options.pictures is not None else _drawn(options):
+        yield from _compare(case, options, machine)
+        gc.collect()
+
+
+def _drawn(options: Options) -> Iterator[Case]:
     for dimension in DIMENSIONS:
         for size in FULL_SIZES if options.full else SIZES:
-            yield from _compare(size, dimension, options, machine)
-            gc.collect()
+            points = patch_like_points(size + PICTURES * PATCHES, dimension)
+            queries = points[size:].reshape(PICTURES, PATCHES, dimension)
+            queries[1::2, :DEFECT_PATCHES] *= DEFECT_SCALE
+            yield Case(f"{size:,} x {dimension}, {PATCHES} patches", points[:size], queries)
 
 
-def _compare(size: int, dimension: int, options: Options, machine: dict[str, Any]) -> Iterator[Row]:
-    points = patch_like_points(size + PICTURES * PATCHES, dimension)
-    bank, queries = points[:size], points[size:].reshape(PICTURES, PATCHES, dimension)
-    queries[1::2, :DEFECT_PATCHES] *= DEFECT_SCALE
-    indexes = {kind: NearestNeighbours(bank, kind) for kind in INDEX_KINDS}
-    baseline = faiss.IndexFlatL2(dimension)
+def _of_pictures(options: Options, folder: Path) -> Iterator[Case]:
+    """Fit banks of real patches to all pictures of `folder` but a few, and search these few's."""
+    for backbone in options.backbones or tuple(WEIGHTS):
+        patches, extractor = _embedded(backbone, folder)
+        known, queries = patches[:-PICTURES].reshape(-1, extractor.dimension), patches[-PICTURES:].copy()
+        queries[1::2, :DEFECT_PATCHES] *= DEFECT_SCALE
+        projected = RandomProjection(extractor.dimension, 0)(known)
+        for ratio in FULL_RATIOS if options.full else RATIOS:
+            chosen = np.sort(greedy_k_centre(projected, coreset_size(len(known), ratio), 0))
+            what = f"{len(chosen):,} x {extractor.dimension} of {backbone}, {queries.shape[1]:,} patches"
+            yield Case(what, known[chosen], queries)
+
+
+def _embedded(backbone: str, folder: Path) -> tuple[NDArray[np.float32], FeatureExtractor]:
+    """Return the patches of all pictures in `folder`, float32 [pictures, patches, d], and what made them."""
+    extractor = open_extractor(backbone=backbone, weights=WEIGHTS.get(backbone, "random:0"))
+    reader = PictureReader(list_pictures(folder), backbone_spec(backbone).geometry, skip_unreadable=False)
+    size = max(extractor.batch_sizes)
+    return np.concatenate(
+        [extractor.embed(np.stack([p.pixels for p in batch])) for batch in reader.batches(size)]
+    ), extractor
+
+
+def _compare(case: Case, options: Options, machine: dict[str, Any]) -> Iterator[Row]:
+    bank, queries, what = case.bank, case.queries, case.what
+    indexes = {
+        FLAT: NearestNeighbours(bank),
+        BOUNDED: choose_index(bank, queries.reshape(-1, bank.shape[1]), "pca").index,
+    }
+    baseline = faiss.IndexFlatL2(bank.shape[1])
     baseline.add(bank)
-    searches = {BASELINE: milliseconds(partial(baseline.search, queries[1], 1))}
-    searches |= {kind: milliseconds(partial(index.search, queries[1], 1)) for kind, index in indexes.items()}
+    searches = {BASELINE: _in_turn(baseline.search, queries)}
+    searches |= {kind: _in_turn(index.search, queries) for kind, index in indexes.items()}
     values = in_turns(searches, options.rounds or ROUNDS)
-    operations = 2.0 * PATCHES * size * dimension
+    operations = 2.0 * queries.shape[1] * bank.size
     further: dict[str, dict[str, Any]] = {
         kind: {
             "share_of_limit": operations / (float(np.median(own)) / 1e3) / machine["fp32_matmul_flops"],
@@ -59,7 +114,6 @@ def _compare(size: int, dimension: int, options: Options, machine: dict[str, Any
         for kind, own in values.items()
         if kind in (BASELINE, FLAT)
     }
-    what = f"{size:,} x {dimension}, {PATCHES} patches"
     yield from compared(what, "ms per picture", values, BASELINE, further)
     truth = [indexes[FLAT].search(picture, 1) for picture in queries]
     exact = [_image_score(bank, indexes[FLAT], q, *found) for q, found in zip(queries, truth, strict=True)]
@@ -72,6 +126,12 @@ def _compare(size: int, dimension: int, options: Options, machine: dict[str, Any
         errors = [abs(score - right) / right for score, right in zip(scores, exact, strict=True)]
         yield row(what, kind, "recall@1", recall)
         yield row(what, kind, "relative error of the image score", errors)
+
+
+def _in_turn(search: Callable[[NDArray[np.float32], int], object], queries: NDArray[np.float32]) -> Callable[[], float]:
+    """Return a contestant that searches another picture at each call."""
+    pictures = cycle(queries)
+    return milliseconds(lambda: search(next(pictures), 1))
 
 
 def _image_score(
