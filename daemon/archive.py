@@ -21,6 +21,7 @@ TIDY_S: Final = 60.0
 # While it drops, it says so once in this time, with the number since.
 DROPS_LOGGED_S: Final = 10.0
 CLOSE_S: Final = 5.0
+MEND: Final = "Look at the disk of archive.dir: full, slow or read-only. Verdicts are not affected."
 
 
 class Archive:
@@ -145,7 +146,7 @@ class Archive:
         try:
             return self._folder.tidy(time.time_ns())
         except ArchiveError as error:
-            log.warning("archive_not_tidied", error=str(error))
+            log.warning("archive_not_tidied", error=str(error), advice=MEND)
             return False
 
     def _drop(self, why: str) -> None:
@@ -163,4 +164,4 @@ class Archive:
         with self._changed:
             parts, self._unlogged_drops = self._unlogged_drops, 0
         if parts:
-            log.warning("archive_dropped", parts=parts, error=why)
+            log.warning("archive_dropped", parts=parts, error=why, advice=MEND)

@@ -6,7 +6,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Final
@@ -215,9 +215,14 @@ def _held(path: Path) -> IO[str]:
             f"The journal {path} is used by another daemon{f' (process {owner})' if owner else ''}: stop that one, or "
             "give this one a journal.dir of its own."
         ) from error
-    file.truncate(0)
-    file.write(f"{os.getpid()}\n")
-    file.flush()
+    try:
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+    except OSError as error:
+        with suppress(OSError):
+            file.close()
+        raise JournalError(f"The journal {path} can't be written: {error.strerror}. Make room on its disk.") from error
     return file
 
 

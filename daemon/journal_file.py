@@ -240,7 +240,10 @@ def explain(path: Path, error: sqlite3.Error) -> JournalError:
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return JournalError(f"The journal {path} is locked by another program: close that.")
     if code == sqlite3.SQLITE_IOERR:
-        return JournalError(f"The journal {path} can't be read or written: its disk fails or is full ({error}).")
+        return JournalError(
+            f"The journal {path} can't be read or written: its disk fails, is full or turned read-only ({error}). "
+            "`df -h` and `dmesg` tell which: make room, or stop the daemon, mend the disk and start it again."
+        )
     if code == sqlite3.SQLITE_CONSTRAINT:
         return JournalError(f"A verdict is in the journal {path} already ({error}).")
     return JournalError(f"The journal {path} failed: {error}.")

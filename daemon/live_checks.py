@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Final
 
 from daemon.advice import ADVICE
+from daemon.archive import MEND
 from daemon.config import MIB, Settings
 from daemon.delivery import FASTER_DISK
 from daemon.engine_health import LOOK, MAKE_ROOM
@@ -21,6 +22,8 @@ BUSY_RATIO: Final = 0.9
 FULL_RATIO: Final = 0.8
 LAGGING_VERDICTS: Final = 100
 SLOW_COMMIT_S: Final = 0.5
+# A bound of the histogram.
+SLOW_BUCKET: Final = "0.8192"
 QUIET_S: Final = 60.0
 TALKING_S: Final = 30.0
 LOW_SPACE_BYTES: Final = 256 * MIB
@@ -100,8 +103,11 @@ def check_journal(reading: Reading) -> Iterator[Finding]:
         return
     lag, commits = last.value("journal_lag_verdicts"), reading.rise("journal_commit_seconds_count")
     seconds = reading.rise("journal_commit_seconds_sum") / commits if commits else 0.0
-    slow = lag > LAGGING_VERDICTS or seconds > SLOW_COMMIT_S
+    slow_ones = last.value("journal_commit_seconds_count") - last.value("journal_commit_seconds_bucket", le=SLOW_BUCKET)
+    slow = lag > LAGGING_VERDICTS or seconds > SLOW_COMMIT_S or slow_ones > 0
     detail = f"{lag:.0f} verdicts wait for the disk, {seconds * 1e3:.1f} ms a commit {_lately(reading)}"
+    if slow_ones:
+        detail += f", {slow_ones:.0f} slow commits since the start (above {SLOW_BUCKET} s)"
     yield _finding("journal", "warning" if slow else "ok", detail, FASTER_DISK)
     try:
         free = shutil.disk_usage(folder).free
@@ -114,8 +120,7 @@ def check_journal(reading: Reading) -> Iterator[Finding]:
 
 def check_archive(reading: Reading) -> Iterator[Finding]:
     """Parts that the archive didn't keep."""
-    remedy = "Check the disk of archive.dir: full, slow, or read-only. Verdicts are not affected."
-    yield from _counted(reading, "archive", "archive_dropped_parts_total", "parts not archived", remedy)
+    yield from _counted(reading, "archive", "archive_dropped_parts_total", "parts not archived", MEND)
 
 
 def check_banks(reading: Reading) -> Iterator[Finding]:

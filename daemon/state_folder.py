@@ -5,6 +5,7 @@ import json
 import os
 import signal
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self
@@ -32,20 +33,35 @@ class StateFolder:
             raise ConfigError(
                 f"service.state_dir = {folder} is used by another daemon: give this one a folder of its own."
             ) from error
-        self._lock.truncate(0)
-        self._lock.write(f"{os.getpid()}\n")
-        self._lock.flush()
+        try:
+            self._lock.truncate(0)
+            self._lock.write(f"{os.getpid()}\n")
+            self._lock.flush()
+        except OSError as error:
+            raise self._unwritable(error) from error
 
     def write_addresses(self, addresses: Mapping[str, str]) -> None:
-        """Tell clients on this host where the doors are; the file is there whole or not at all."""
+        """Tell clients on this host where the doors are; the file is there whole or not at all. Raises ConfigError."""
         partial = self._folder / f"{ADDRESSES_FILE}.partial"
-        partial.write_text(json.dumps(addresses, indent=2) + "\n", encoding="utf-8")
-        partial.replace(self._folder / ADDRESSES_FILE)
+        try:
+            partial.write_text(json.dumps(addresses, indent=2) + "\n", encoding="utf-8")
+            partial.replace(self._folder / ADDRESSES_FILE)
+        except OSError as error:
+            raise self._unwritable(error) from error
 
     def close(self) -> None:
-        (self._folder / ADDRESSES_FILE).unlink(missing_ok=True)
-        self._lock.truncate(0)
-        self._lock.close()
+        # A disk that failed meanwhile keeps nobody from stopping.
+        with suppress(OSError):
+            (self._folder / ADDRESSES_FILE).unlink(missing_ok=True)
+        with suppress(OSError):
+            self._lock.truncate(0)
+        with suppress(OSError):
+            self._lock.close()
+
+    def _unwritable(self, error: OSError) -> ConfigError:
+        return ConfigError(
+            f"service.state_dir = {self._folder} can't be written: {error.strerror}. Make room there, or name another."
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -21,7 +21,7 @@ from patchcore_engine.bank_store import activate, save
 from patchcore_engine.fit import FitSettings, fit
 from patchcore_engine.images import Geometry, encode_png
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
 # What Python is told to run, before the configuration's path.
 SERVE = ("-m", "daemon.cli", "serve", "--config")
 

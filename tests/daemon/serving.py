@@ -6,6 +6,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 
 import msgpack
 
@@ -56,6 +57,15 @@ def until(condition: Callable[[], bool], timeout_s: float = 30) -> None:
 def journalled(daemon: DaemonProcess) -> list[Verdict]:
     with JournalReader(load_settings(daemon.config).journal_dir / JOURNAL_FILE) as journal:
         return journal.read(0, 10_000)
+
+
+def on_the_same_addresses(daemon: DaemonProcess, *, without: str = "") -> Path:
+    """Let the next daemon with this one's configuration, less the text `without`, be where this one was."""
+    text = daemon.config.read_text().replace(without.partition("\n")[2], "")
+    for door, address in daemon.addresses.items():
+        text = text.replace(f'{door} = "tcp://127.0.0.1:*"', f'{door} = "{address}"')
+    daemon.config.write_text(text)
+    return daemon.config
 
 
 def patchline(*arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from daemon.outcomes import Reason
 from tests.daemon.conftest import write_config
-from tests.daemon.serving import Start, journalled, metric, page, patchline, until
+from tests.daemon.serving import Start, journalled, metric, on_the_same_addresses, page, patchline, until
 from tests.daemon.shift import ACKED, PUSHED, Shift, lines, troubles
 from tests.e2e.account import Account
 
@@ -131,7 +131,7 @@ def test_after_an_engine_that_never_comes_back_a_restart_accounts_for_every_part
         # What systemd does when its watchdog isn't fed.
         first.signal(signal.SIGABRT)
         first.wait()
-        second = start_daemon(config=on_the_same_addresses(first.config, first.addresses, without=hang))
+        second = start_daemon(config=on_the_same_addresses(first, without=hang))
         shift.push(1)
         assert shift.sending.flush(60)
         until(lambda: any(v.camera == PUSHED and v.seq == 10 for v in journalled(second)))
@@ -139,15 +139,6 @@ def test_after_an_engine_that_never_comes_back_a_restart_accounts_for_every_part
     assert account.balanced
     assert set(account.not_inspected) <= {str(Reason.MISSING)}
     assert all(verdict.reason is None for verdict in journalled(second) if verdict.camera == ACKED)
-
-
-def on_the_same_addresses(config: Path, addresses: dict[str, str], *, without: str = "") -> Path:
-    """Let the next daemon with this configuration be where the last one was."""
-    text = config.read_text().replace(without.partition("\n")[2], "")
-    for door, address in addresses.items():
-        text = text.replace(f'{door} = "tcp://127.0.0.1:*"', f'{door} = "{address}"')
-    config.write_text(text)
-    return config
 
 
 def test_an_engine_that_fails_its_trial_stops_the_start_in_one_line(tmp_path: Path, sleeping_banks: Path) -> None:
