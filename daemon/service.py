@@ -37,6 +37,7 @@ from patchcore_engine.errors import DeviceError, PatchcoreError
 log = structlog.get_logger()
 
 TICK_S: Final = 0.5
+KEEP_SERVING: Final = "The banks from before serve on. Mend what the error names (`patchline bank verify`), and reload."
 # Libraries, journal, sockets, and a few readers.
 OWN_DESCRIPTORS: Final = 64
 KEY_FILES: Final = ("server_key", "cameras", "subscribers")
@@ -242,7 +243,7 @@ class Service:
             log.info("reloaded", asked=asked, recipes={name: recipe.bank.version for name, recipe in recipes.items()})
             self._notifier.ready(self._status())
         else:
-            log.error("reload_failed", error=str(failure))
+            log.error("reload_failed", error=str(failure), advice=KEEP_SERVING)
             self._notifier.ready(f"{self._status()}; the last reload failed: {failure}")
         self._telemetry.reloads.labels("success" if failure is None else "failure").inc()
         self._telemetry.last_reload.set_to_current_time()

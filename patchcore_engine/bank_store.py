@@ -73,6 +73,8 @@ def resolve(path: Path) -> Path:
 
     Raises BankMissingError.
     """
+    # A link that is moved while the bank is read must not mix two versions.
+    path = path.resolve()
     if (path / MANIFEST).is_file():
         return path
     active = path / ACTIVE
