@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import io
-import zipfile
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from patchcore_engine.calibration import p_value
 from patchcore_engine.errors import BankDamagedError, BankMismatchError, BankMissingError
 from patchcore_engine.index import NearestNeighbours
 from patchcore_engine.manifest import Manifest
+from patchcore_engine.npz import read_npz
 from patchcore_engine.parity_set import ParitySet
 from patchcore_engine.projection import Projection
 from patchcore_engine.scoring import modelzoo_score, reweighted_score
@@ -29,6 +30,8 @@ PARITY: Final = "parity.npz"
 
 _NEEDED: Final = frozenset({INDEX, CALIBRATION, PREVIEW})
 _OPTIONAL: Final = frozenset({PARITY})
+# For people: `fit` writes its report beside the bank, first under the second name.
+_BESIDE: Final = frozenset({"report.html", ".report.html.partial"})
 
 OutcomeName = Literal["pass", "review", "fail"]
 
@@ -75,9 +78,16 @@ class MemoryBank:
     def load(cls, folder: Path) -> Self:
         """Load one version's folder, each file's SHA-256 checked before it is read.
 
-        Raises BankMissingError and BankDamagedError.
+        The folder must bear the name that its content was saved by, since verdicts state it as the bank they were made
+        with. Raises BankMissingError and BankDamagedError.
         """
-        return cls.from_files(read_files(folder), folder.resolve().name)
+        bank = cls.from_files(read_files(folder), folder.resolve().name)
+        if not bank.version.endswith(f"-{bank.manifest.version_suffix}"):
+            raise BankDamagedError(
+                f"{folder} isn't named after its content: a version's name ends in -{bank.manifest.version_suffix} "
+                "here. It was renamed, or its manifest is another's: restore it or fit anew."
+            )
+        return bank
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes], version: str) -> Self:
@@ -85,6 +95,8 @@ class MemoryBank:
         manifest = Manifest.parse(files[MANIFEST])
         if not _NEEDED <= set(manifest.files) <= _NEEDED | _OPTIONAL:
             raise BankDamagedError("The manifest doesn't name the files of a bank.")
+        for name in set(files) - set(manifest.files) - {MANIFEST}:
+            raise BankDamagedError(f"{name} isn't named in the manifest: restore the bank or fit anew.")
         for name, digest in manifest.files.items():
             if name not in files:
                 raise BankDamagedError(f"{name} is missing: restore it or fit anew.")
@@ -123,8 +135,7 @@ class MemoryBank:
         if self.parity is not None:
             contents[PARITY] = self.parity.to_bytes()
         digests = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
-        manifest = self.manifest.model_copy(update={"files": digests})
-        manifest = manifest.model_copy(update={"digest": manifest.content_digest()})
+        manifest = self.manifest.model_copy(update={"files": digests}).sealed()
         return {**contents, MANIFEST: manifest.to_json()}
 
     def require(self, identity: ExtractorIdentity) -> None:
@@ -182,34 +193,46 @@ def _short(value: object) -> str:
 
 
 def read_files(folder: Path) -> dict[str, bytes]:
-    """Read the files of one bank. Raises BankMissingError and BankDamagedError."""
+    """Read the files of one bank: all that it holds, and nothing but plain files. Raises BankMissingError and
+    BankDamagedError.
+    """
     if not (folder / MANIFEST).is_file():
         raise BankMissingError(f"{folder} holds no memory bank (no {MANIFEST}): make one with `patchline fit`.")
     try:
-        files = {name: (folder / name).read_bytes() for name in (MANIFEST, *_NEEDED)}
-        return files | {name: (folder / name).read_bytes() for name in _OPTIONAL if (folder / name).is_file()}
+        found = {path.name for path in folder.iterdir()} - _BESIDE
+        for name in sorted(found - _NEEDED - _OPTIONAL - {MANIFEST}):
+            raise BankDamagedError(f"{folder} holds {name!r}, which is no file of a bank: take it away.")
+        return {name: _read_plain(folder / name) for name in sorted(found | _NEEDED)}
     except OSError as error:
         raise BankDamagedError(f"{folder}: {error.filename} can't be read: {error.strerror}.") from error
 
 
+def _read_plain(path: Path) -> bytes:
+    """Read a file and no link, device or pipe, which may never end. Raises BankDamagedError and OSError."""
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise BankDamagedError(f"{path} is no plain file: put the file itself there, or fit anew.")
+    return path.read_bytes()
+
+
 def _read_calibration(data: bytes, manifest: Manifest) -> tuple[dict[str, NDArray[np.generic]], Projection | None]:
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            scores, neighbours, owners = arrays["scores"], arrays["neighbours"], arrays["owners"]
-            projection = None
-            if manifest.index == "pca":
-                projection = Projection(arrays["projection_mean"], arrays["projection_basis"])
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        arrays = read_npz(data)
+        scores, neighbours, owners = arrays["scores"], arrays["neighbours"], arrays["owners"]
+        projection = None
+        if manifest.index == "pca":
+            projection = Projection(arrays["projection_mean"], arrays["projection_basis"])
+    except (ValueError, KeyError) as error:
         raise BankDamagedError("The calibration file can't be read.") from error
     fits = (
         scores.dtype == np.float64
         and scores.shape == (manifest.pictures,)
+        and bool(np.isfinite(scores).all() and (np.diff(scores) >= 0).all())
         and neighbours.dtype == owners.dtype == np.int32
         and owners.shape == (manifest.vectors,)
+        and _within(owners, manifest.pictures)
         and neighbours.ndim == 2
         and len(neighbours) == manifest.vectors
-        and int(neighbours.min()) >= 0
-        and int(neighbours.max()) < manifest.vectors
+        and _within(neighbours, manifest.vectors)
         and (projection is None or _fits(projection, manifest))
     )
     if not fits:
@@ -217,9 +240,14 @@ def _read_calibration(data: bytes, manifest: Manifest) -> tuple[dict[str, NDArra
     return {"calibration_scores": scores, "neighbours": neighbours, "owners": owners}, projection
 
 
+def _within(positions: NDArray[np.generic], count: int) -> bool:
+    return positions.size > 0 and 0 <= int(positions.min()) <= int(positions.max()) < count
+
+
 def _fits(projection: Projection, manifest: Manifest) -> bool:
     return (
         projection.mean.dtype == projection.basis.dtype == np.float32
         and projection.mean.shape == (manifest.dimension,)
         and projection.basis.shape == (manifest.dimension, manifest.index_projected)
+        and bool(np.isfinite(projection.mean).all() and np.isfinite(projection.basis).all())
     )

@@ -1,6 +1,6 @@
 """Banks on disk: `<banks>/<recipe>/<version>/`, a link `active`, and nothing half written.
 
-A version's name is the UTC time of its making and the first 8 hex digits of its content's digest.
+A version's name is the UTC time of its making and the first 8 hex digits of its manifest's digest.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ def save(bank: MemoryBank, banks: Path, recipe: str) -> Path:
     check_recipe(recipe)
     files = bank.files()
     manifest = Manifest.parse(files[MANIFEST])
-    version = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{(manifest.digest or '')[:8]}"
+    version = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{manifest.version_suffix}"
     home = banks / recipe
     partial: Path | None = None
     try:

@@ -1,5 +1,6 @@
 """The vectors of a memory bank: kept by faiss, searched exactly."""
 
+import struct
 from typing import Final, Literal, get_args
 
 import faiss
@@ -18,6 +19,24 @@ DEFAULT_PROJECTED: Final = 64
 # Queries times dimension from which on faiss computes distances by matrix products. Its own 128,000 leaves one picture
 # of 784 patches in 152 dimensions to a loop that takes ten times as long.
 faiss.cvar.distance_compute_blas_threshold = 1000
+
+
+# faiss/impl/index_write.cpp: kind, dimension, vectors, two fillers, trained, metric, how many float32 follow.
+_FLAT_HEADER: Final = struct.Struct("<4siqqq?iQ")
+_L2: Final = 1
+
+
+def _is_flat_index(header: bytes, size: int) -> bool:
+    if len(header) < _FLAT_HEADER.size:
+        return False
+    kind, dimension, count, _, _, _, metric, numbers = _FLAT_HEADER.unpack(header)
+    return (
+        (kind, metric) == (b"IxF2", _L2)
+        and dimension > 0
+        and count > 0
+        and dimension * count == numbers
+        and _FLAT_HEADER.size + 4 * numbers == size
+    )
 
 
 class NearestNeighbours:
@@ -42,8 +61,11 @@ class NearestNeighbours:
     def deserialize(cls, data: NDArray[np.uint8]) -> "NearestNeighbours":
         """Read what `serialize` made, as a flat index. The caller has verified its digest: faiss doesn't detect damage.
 
-        Raises BankDamagedError when it is no flat L2 index.
+        Raises BankDamagedError when it is no flat L2 index of finite vectors. faiss takes the memory that a file
+        states, so its lengths must fit each other and the file first.
         """
+        if not _is_flat_index(data[: _FLAT_HEADER.size].tobytes(), len(data)):
+            raise BankDamagedError("The index is no flat L2 index, or it is cut off.")
         try:
             index = faiss.deserialize_index(data)
         except RuntimeError as error:
@@ -52,6 +74,8 @@ class NearestNeighbours:
             raise BankDamagedError(f"The index is a {type(index).__name__}, not a flat L2 index.")
         neighbours = cls.__new__(cls)
         neighbours._take(index)
+        if not np.isfinite(neighbours.vectors).all():
+            raise BankDamagedError("The index holds values that are no numbers.")
         return neighbours
 
     def _take(self, index: faiss.IndexFlatL2) -> None:

@@ -4,20 +4,23 @@ import hashlib
 import json
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from patchcore_engine.backbones.extractor import EmbeddingMode, ExtractorIdentity
-from patchcore_engine.errors import BankDamagedError
+from patchcore_engine.errors import BankDamagedError, GeometryError
 from patchcore_engine.images import Geometry
 from patchcore_engine.index import IndexKind
 from patchcore_engine.scoring import HeatScale, ScoreMode
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 # What may differ between two runs of the same fit.
 _NOT_CONTENT: Final = frozenset({"created", "libraries", "digest", "seconds"})
+# Stands in the digest's place while the digest is taken.
+_UNSEALED: Final = "0" * 64
+_LONGEST_SHOWN: Final = 40
 
 
 class _Part(BaseModel):
@@ -47,7 +50,7 @@ class Thresholds(_Part):
 class Manifest(_Part):
     """The settings, thresholds and digests of one bank."""
 
-    format: Literal[1]
+    format: Literal[2]
     recipe: str
     created: str
     backbone: str
@@ -77,7 +80,20 @@ class Manifest(_Part):
     libraries: dict[str, str]
     seconds: dict[str, float]
     files: dict[str, Digest]
-    digest: Digest | None = None
+    digest: Digest = _UNSEALED
+
+    @model_validator(mode="after")
+    def _values_agree(self) -> Self:
+        try:
+            _ = self.geometry
+        except GeometryError as error:
+            raise ValueError(str(error)) from error
+        if min(*self.grid, self.dimension) < 1 or self.vectors > self.patches:
+            raise ValueError("grid, dimension, vectors and patches don't fit each other")
+        levels = self.thresholds
+        if not 0 <= levels.review.value <= levels.fail.value or levels.pixel.value < 0:
+            raise ValueError("the review threshold must lie between 0 and the fail threshold")
+        return self
 
     @property
     def geometry(self) -> Geometry:
@@ -102,6 +118,16 @@ class Manifest(_Part):
         content = self.model_dump(mode="json", exclude=set(_NOT_CONTENT))
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def version_suffix(self) -> str:
+        """What the name of the version's folder ends in."""
+        return self.digest[:8]
+
+    def sealed(self) -> Self:
+        """Return the same manifest with its digest: the SHA-256 of its file, 64 zeros in the digest's place."""
+        blank = self.model_copy(update={"digest": _UNSEALED})
+        return blank.model_copy(update={"digest": hashlib.sha256(blank.to_json()).hexdigest()})
+
     def to_json(self) -> bytes:
         return self.model_dump_json(indent=2).encode() + b"\n"
 
@@ -113,14 +139,22 @@ class Manifest(_Part):
         except (ValueError, RecursionError) as error:
             raise BankDamagedError("The manifest is no JSON file.") from error
         found = values.get("format") if isinstance(values, dict) else None
-        if found != FORMAT_VERSION:
-            raise BankDamagedError(f"The manifest has format {found!r}; this version reads format {FORMAT_VERSION}.")
+        if type(found) is not int or found != FORMAT_VERSION:
+            shown = repr(found)[:_LONGEST_SHOWN]
+            raise BankDamagedError(
+                f"The manifest has format {shown}; this version reads format {FORMAT_VERSION}: fit the bank anew."
+            )
         try:
             manifest = cls.model_validate_json(data)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise BankDamagedError(f"The manifest's {where} is wrong: {first['msg']}.") from error
-        if manifest.digest != manifest.content_digest():
+            where = ".".join(str(part) for part in first["loc"])[:_LONGEST_SHOWN]
+            of = f"'s {where}" if where else ""
+            raise BankDamagedError(
+                f"The manifest{of} is wrong: {first['msg'].removeprefix('Value error, ')}."
+            ) from error
+        digest = manifest.digest.encode()
+        blank = data.replace(digest, _UNSEALED.encode())
+        if data.count(digest) != 1 or hashlib.sha256(blank).hexdigest() != manifest.digest:
             raise BankDamagedError("The manifest's content doesn't match its own digest: it was edited or damaged.")
         return manifest

@@ -1,7 +1,6 @@
 """Pictures kept in a bank with what the reference engine made of them, so that another engine can be held to it."""
 
 import io
-import zipfile
 from dataclasses import dataclass
 from typing import Self
 
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from patchcore_engine.errors import BankDamagedError, DataError
 from patchcore_engine.images import decode, encode_png
+from patchcore_engine.npz import read_npz
 
 _LARGEST_SET = 64
 
@@ -37,11 +37,11 @@ class ParitySet:
     def from_bytes(cls, data: bytes, *, image_size: int, patches: int) -> Self:
         """Read what `to_bytes` made of pictures of `image_size`, `patches` each. Raises BankDamagedError."""
         try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                distances, scores = arrays["distances"], arrays["scores"]
-                count = min(len(scores), _LARGEST_SET)
-                pictures = [decode(arrays[f"picture{number}"].tobytes()) for number in range(count)]
-        except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile, DataError) as error:
+            arrays = read_npz(data)
+            distances, scores = arrays["distances"], arrays["scores"]
+            count = min(scores.size, _LARGEST_SET)
+            pictures = [decode(arrays[f"picture{number}"].tobytes()) for number in range(count)]
+        except (ValueError, KeyError, DataError) as error:
             raise BankDamagedError("The parity file can't be read.") from error
         fits = (
             count > 0
@@ -49,6 +49,7 @@ class ParitySet:
             and scores.shape == (count,)
             and distances.dtype == np.float32
             and distances.shape == (count, patches)
+            and bool(np.isfinite(scores).all() and np.isfinite(distances).all())
             and all(picture.shape == (image_size, image_size, 3) for picture in pictures)
         )
         if not fits:

@@ -65,6 +65,7 @@ def show(
         "good parts": str(manifest.pictures),
         "vectors": f"{manifest.vectors:,} of {manifest.patches:,} patches, {manifest.dimension} numbers each",
         "index": manifest.index,
+        "content": f"{manifest.content_digest()[:12]}, equal for the same pictures, settings and seed",
     }.items():
         table.add_row(name, value)
     for name in ("review", "fail", "pixel"):

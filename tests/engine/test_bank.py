@@ -40,7 +40,7 @@ def test_a_bank_comes_back_from_disk_as_it_was(bank: MemoryBank, saved: Path) ->
     np.testing.assert_array_equal(loaded.neighbours, bank.neighbours)
     assert loaded.manifest.thresholds == bank.manifest.thresholds
     assert loaded.version == saved.name
-    assert saved.name.endswith((loaded.manifest.digest or "")[:8])
+    assert saved.name.endswith(f"-{loaded.manifest.version_suffix}")
 
 
 @pytest.mark.parametrize("name", [INDEX, CALIBRATION, PREVIEW])
@@ -68,23 +68,13 @@ def test_a_damaged_manifest_never_loads(bank: MemoryBank, data: st.DataObject) -
     position = data.draw(st.integers(0, len(manifest) - 1))
     replacement = data.draw(st.integers(0, 255).filter(lambda value: value != manifest[position]))
     manifest[position] = replacement
-    intact = json.loads(files[MANIFEST])
-    try:
-        changed = json.loads(bytes(manifest))
-    except ValueError:
-        changed = None
-    outside_content = {"created", "libraries", "seconds"}
-    if isinstance(changed, dict) and all(
-        changed.get(key) == value for key, value in intact.items() if key not in outside_content
-    ):
-        return
     with pytest.raises(BankDamagedError):
         MemoryBank.from_files({**files, MANIFEST: bytes(manifest)}, "v")
 
 
 def test_a_manifest_of_a_later_format_says_so(bank: MemoryBank) -> None:
-    manifest = {**json.loads(bank.files()[MANIFEST]), "format": 2}
-    with pytest.raises(BankDamagedError, match="format 2; this version reads format 1"):
+    manifest = {**json.loads(bank.files()[MANIFEST]), "format": 3}
+    with pytest.raises(BankDamagedError, match="format 3; this version reads format 2"):
         MemoryBank.from_files({**bank.files(), MANIFEST: json.dumps(manifest).encode()}, "v")
 
 

@@ -1,4 +1,3 @@
-import json
 import signal
 import subprocess
 import sys
@@ -17,11 +16,12 @@ from patchcore_engine.errors import (
 from patchcore_engine.fit import FitResult, fit
 from patchcore_engine.images import Geometry, decode, read
 from patchcore_engine.inspector import Inspector
+from patchcore_engine.manifest import Manifest
 from tests.engine import parts
 
 
 def digest(result: FitResult) -> str:
-    return str(json.loads(result.bank.files()[MANIFEST])["digest"])
+    return Manifest.parse(result.bank.files()[MANIFEST]).content_digest()
 
 
 @pytest.fixture(scope="module")
