@@ -188,6 +188,23 @@ def check_readers(reading: Reading) -> Iterator[Finding]:
     yield from _counted(reading, "slow readers", "subscribers_behind_total", "times a reader fell behind", remedy)
 
 
+def check_doors(reading: Reading) -> Iterator[Finding]:
+    """Whether the doors ask for keys, and whom they turned away."""
+    last = reading.last
+    if not last.value("authenticator_alive"):
+        detail, remedy = (
+            "nobody is there to ask for keys: the doors are closed",
+            "Restart the daemon; its log tells why.",
+        )
+        yield _finding("doors", "fail", detail, remedy)
+    open_doors = last.value("doors_without_keys")
+    if open_doors:
+        remedy = "Let them ask for keys (`patchline keys new`, README), or bind them to loopback."
+        yield _finding("doors", "warning", f"other hosts reach {open_doors:.0f} without a key", remedy)
+    remedy = "`journalctl -u patchline -g peer_refused` shows key and address; `patchline keys show` prints the lists."
+    yield from _counted(reading, "refused", "connections_refused_total", "connections with a key on no list", remedy)
+
+
 def check_host(reading: Reading) -> Iterator[Finding]:
     """Descriptors, the clock, and reloads that pile up."""
     last = reading.last

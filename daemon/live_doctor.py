@@ -25,6 +25,7 @@ CHECKS: Final[tuple[Callable[[Reading], Iterator[Finding]], ...]] = (
     live_checks.check_banks,
     live_checks.check_cameras,
     live_checks.check_readers,
+    live_checks.check_doors,
     live_checks.check_host,
 )
 
