@@ -12,9 +12,16 @@ from patchcore_engine.progress import Advance
 PROJECTED_DIMENSION: Final = 128
 # Below this, projecting to 128 dimensions saves less than it costs.
 _LARGEST_UNPROJECTED: Final = 192
-# Bounds that a round looks at, and centres it compares them with at a time, so that the products stay in the cache.
-_ROUND_SIZE: Final = 2048
+# Bounds that a round brings up to date, and how many of the largest of these it picks from.
+_POOL_SIZE: Final = 16_384
+_ROUND_SIZE: Final = 8_192
+# With no more new centres than this it is cheaper to bring all bounds up to date in the order of memory.
+_FEW_CENTRES: Final = 64
+# Points and centres that are multiplied at a time: the product of 2 MB stays in the cache.
+_ROW_BLOCK: Final = 2_048
 _CENTRE_BLOCK: Final = 256
+# Picks after which those that can no more be picked are left out.
+_PICKS_AT_ONCE: Final = 128
 
 
 class RandomProjection:
@@ -47,19 +54,20 @@ def greedy_k_centre(
     """Select `count` rows of `points`, float32 [n, d], farthest first; return their positions in order of selection.
 
     The sequence is that of the plain loop, `plain_greedy_k_centre`, for a fraction of its work: the distance to the
-    nearest centre only shrinks as centres are added, so an outdated one is an upper bound. Each round brings the
-    largest bounds up to date, and picks among them while their maximum is above every bound outside.
+    nearest centre only shrinks as centres are added, so an outdated one is an upper bound. Each round brings a pool of
+    the largest bounds up to date by matrix products, and picks among the farthest of it while these are farther than
+    every bound outside.
     """
     if count >= len(points):
         advance(len(points))
         return np.arange(len(points), dtype=np.int64)
-    selection = _Selection(points, count, seed)
-    reported, round_size = 0, _ROUND_SIZE
+    selection = _Selection(np.ascontiguousarray(points), count, seed)
+    reported, pool_size = 0, _POOL_SIZE
     while selection.chosen < count:
         advance(selection.chosen - reported)
         reported = selection.chosen
-        # Nothing learnt means that as many equal bounds as a round holds lie at its edge: widen it.
-        round_size = _ROUND_SIZE if selection.pick_round(min(round_size, len(points))) else 2 * round_size
+        # Nothing learnt means that as many equal bounds as a pool holds lie at its edge: widen it.
+        pool_size = _POOL_SIZE if selection.pick_round(pool_size) else 2 * pool_size
     advance(count - reported)
     return selection.positions
 
@@ -71,93 +79,104 @@ class _Selection:
         self._points = points
         self._norms = np.einsum("nd,nd->n", points, points)
         self.positions = np.empty(count, dtype=np.int64)
-        self._centres = np.empty((count, points.shape[1]), dtype=np.float32)
+        # The centres times -2, so that a product needs only their squared lengths to tell distances.
+        self._keys = np.empty((count, points.shape[1]), dtype=np.float32)
         self._centre_norms = np.empty(count, dtype=np.float32)
         self.chosen = 0
+        self._bounds = np.full(len(points), np.inf, dtype=np.float32)
+        # How many of the centres each bound has seen, and how many all have.
+        self._seen = np.zeros(len(points), dtype=np.int64)
+        self._seen_by_all = 0
+        self._scratch = np.empty(_ROW_BLOCK * _CENTRE_BLOCK, dtype=np.float32)
         first = int(np.random.default_rng(seed).integers(len(points)))
         self._add(first, points[first], self._norms[first])
-        self._bounds = _squared_distances(points, self._norms, first)
         self._bounds[first] = -np.inf
-        # How many of the centres each bound has seen.
-        self._seen = np.ones(len(points), dtype=np.int64)
 
-    def pick_round(self, size: int) -> bool:
-        """Look at the `size` largest bounds and pick what can be picked; False when nothing was learnt."""
-        members, outside = self._largest(size)
-        candidates, norms = self._points[members], self._norms[members]
-        bounds, seen = self._bounds[members], self._seen[members]
-        learnt = self._bring_up_to_date(candidates, norms, bounds, seen, outside)
-        eligible = np.flatnonzero(bounds > outside)
+    def pick_round(self, pool_size: int) -> bool:
+        """Pick what can be picked from the `pool_size` largest bounds; False when nothing was learnt."""
         before = self.chosen
-        if len(eligible):
-            bounds[eligible] = self._pick(
-                members[eligible], candidates[eligible], norms[eligible], bounds[eligible], outside
-            )
-            seen[eligible] = self.chosen
-        self._bounds[members] = bounds
-        self._seen[members] = seen
+        if self.chosen - self._seen_by_all <= _FEW_CENTRES or pool_size >= len(self._points):
+            pool, floor = np.arange(len(self._points)), -np.inf
+            learnt = self._bring_all_up_to_date()
+        else:
+            pool, floor = _largest(self._bounds, pool_size)
+            pool.sort()
+            learnt = self._bring_up_to_date(pool, floor)
+        farthest, outside = _largest(self._bounds[pool], pool_size // _POOL_SIZE * _ROUND_SIZE)
+        self._pick(pool[farthest], max(floor, outside))
         return learnt or self.chosen > before
 
-    def _largest(self, size: int) -> tuple[NDArray[np.int64], float]:
-        """Return the positions of the `size` largest bounds, ascending, and the largest bound outside them."""
-        total = len(self._bounds)
-        if size == total:
-            return np.arange(total), -np.inf
-        order = np.argpartition(self._bounds, total - size - 1)
-        return np.sort(order[total - size :]), float(self._bounds[order[total - size - 1]])
-
-    def _bring_up_to_date(
-        self,
-        candidates: NDArray[np.float32],
-        norms: NDArray[np.float32],
-        bounds: NDArray[np.float32],
-        seen: NDArray[np.int64],
-        outside: float,
-    ) -> bool:
-        """Lower bounds in place, block by block of the centres; one that can no more be picked is left where it is."""
-        learnt = False
-        for start in range(int(seen.min()) // _CENTRE_BLOCK * _CENTRE_BLOCK, self.chosen, _CENTRE_BLOCK):
-            stop = min(start + _CENTRE_BLOCK, self.chosen)
-            rows = np.flatnonzero((seen < stop) & (bounds > outside))
-            if not len(rows):
-                continue
-            learnt = True
-            distances = candidates[rows] @ self._centres[start:stop].T
-            distances *= -2
-            distances += self._centre_norms[start:stop]
-            nearest = np.maximum(distances.min(axis=1) + norms[rows], 0)
-            bounds[rows] = np.minimum(bounds[rows], nearest)
-            seen[rows] = stop
+    def _bring_all_up_to_date(self) -> bool:
+        """Lower every bound, in the order in which the points lie in memory."""
+        learnt = self._seen_by_all < self.chosen
+        for start in range(0, len(self._points) if learnt else 0, _ROW_BLOCK):
+            block = slice(start, start + _ROW_BLOCK)
+            for first in range(self._seen_by_all, self.chosen, _CENTRE_BLOCK):
+                nearest = self._nearest(self._points[block], self._norms[block], first)
+                np.minimum(self._bounds[block], nearest, out=self._bounds[block])
+        self._seen[:] = self._seen_by_all = self.chosen
         return learnt
 
-    def _pick(
-        self,
-        members: NDArray[np.int64],
-        candidates: NDArray[np.float32],
-        norms: NDArray[np.float32],
-        bounds: NDArray[np.float32],
-        outside: float,
-    ) -> NDArray[np.float32]:
-        """Pick the farthest of up-to-date candidates while it is farther than `outside`; return their new bounds."""
-        between = candidates @ candidates.T
-        between *= -2
-        between += norms[:, None]
-        between += norms
-        np.maximum(between, 0, out=between)
+    def _bring_up_to_date(self, pool: NDArray[np.int64], floor: float) -> bool:
+        """Lower the pool's bounds, block by block of the centres, while they are above `floor`."""
+        learnt = False
+        for first in range(self._seen_by_all, self.chosen, _CENTRE_BLOCK):
+            stop = min(first + _CENTRE_BLOCK, self.chosen)
+            stale = pool[(self._seen[pool] < stop) & (self._bounds[pool] > floor)]
+            for start in range(0, len(stale), _ROW_BLOCK):
+                rows = stale[start : start + _ROW_BLOCK]
+                nearest = self._nearest(self._points.take(rows, axis=0), self._norms[rows], first)
+                self._bounds[rows] = np.minimum(self._bounds[rows], nearest)
+            self._seen[stale] = stop
+            learnt = learnt or len(stale) > 0
+        return learnt
+
+    def _nearest(self, points: NDArray[np.float32], norms: NDArray[np.float32], first: int) -> NDArray[np.float32]:
+        """Return the squared distances of points to the nearest of the block of centres that begins with `first`."""
+        stop = min(first + _CENTRE_BLOCK, self.chosen)
+        if stop - first <= _FEW_CENTRES:
+            # Short rows are slow to go through: let the points be the columns.
+            products = self._keys[first:stop] @ points.T
+            products += self._centre_norms[first:stop, None]
+            return np.asarray(np.maximum(products.min(axis=0) + norms, 0))
+        products = self._scratch[: len(points) * (stop - first)].reshape(len(points), stop - first)
+        np.matmul(points, self._keys[first:stop].T, out=products)
+        products += self._centre_norms[first:stop]
+        return np.asarray(np.maximum(products.min(axis=1) + norms, 0))
+
+    def _pick(self, members: NDArray[np.int64], floor: float) -> None:
+        """Pick the farthest of members whose bounds are up to date while it is farther than `floor`."""
         while self.chosen < len(self.positions):
-            best = int(bounds.argmax())
-            if not bounds[best] > outside:
-                break
-            self._add(int(members[best]), candidates[best], norms[best])
-            np.minimum(bounds, between[best], out=bounds)
-            bounds[best] = -np.inf
-        return bounds
+            members = members[self._bounds[members] > floor]
+            if not len(members):
+                return
+            points, norms, bounds = self._points[members], self._norms[members], self._bounds[members]
+            for _ in range(min(_PICKS_AT_ONCE, len(self.positions) - self.chosen)):
+                best = int(bounds.argmax())
+                if not bounds[best] > floor:
+                    break
+                self._add(int(members[best]), points[best], norms[best])
+                distances = points @ points[best]
+                distances *= -2
+                distances += norms
+                distances += norms[best]
+                np.minimum(bounds, np.maximum(distances, 0, out=distances), out=bounds)
+                bounds[best] = -np.inf
+            self._bounds[members], self._seen[members] = bounds, self.chosen
 
     def _add(self, position: int, vector: NDArray[np.float32], norm: np.float32) -> None:
         self.positions[self.chosen] = position
-        self._centres[self.chosen] = vector
+        self._keys[self.chosen] = -2 * vector
         self._centre_norms[self.chosen] = norm
         self.chosen += 1
+
+
+def _largest(bounds: NDArray[np.float32], size: int) -> tuple[NDArray[np.int64], float]:
+    """Return the positions of the `size` largest bounds and the largest of the others."""
+    if size >= len(bounds):
+        return np.arange(len(bounds)), -np.inf
+    order = np.argpartition(bounds, len(bounds) - size - 1)
+    return order[len(bounds) - size :], float(bounds[order[len(bounds) - size - 1]])
 
 
 def plain_greedy_k_centre(points: NDArray[np.float32], count: int, seed: int) -> NDArray[np.int64]:

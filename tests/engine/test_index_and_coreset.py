@@ -47,7 +47,7 @@ def test_bytes_that_are_no_index_are_refused() -> None:
         NearestNeighbours.deserialize(np.frombuffer(b"IxXX" + bytes(60), dtype=np.uint8))
 
 
-@pytest.mark.parametrize(("count", "ratio"), [(6000, 0.01), (6000, 0.1), (3000, 0.5)])
+@pytest.mark.parametrize(("count", "ratio"), [(6000, 0.01), (6000, 0.1), (3000, 0.5), (40_000, 0.02)])
 def test_lazy_rounds_select_the_sequence_of_the_plain_loop(count: int, ratio: float) -> None:
     points = clustered_points(count, 32, 7)
     kept = coreset_size(count, ratio)
@@ -69,6 +69,13 @@ def test_every_selection_is_of_distinct_points_even_among_equals(
     assert len(set(selected.tolist())) == kept
     distinct = len(np.unique(points, axis=0))
     assert len(np.unique(points[selected], axis=0)) == min(kept, distinct)
+
+
+def test_as_many_equal_points_as_a_pool_holds_are_got_over() -> None:
+    points = np.concatenate([np.zeros((20_000, 4)), np.eye(4)]).astype(np.float32)
+    selected = greedy_k_centre(points, 200, 0)
+    assert len(set(selected.tolist())) == 200
+    assert {20_000, 20_001, 20_002, 20_003} <= set(selected.tolist())
 
 
 def test_progress_adds_up_to_the_number_of_vectors() -> None:
