@@ -1,15 +1,10 @@
 """Every metric is declared once, begins at 0, and has bounded labels."""
 
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
 
-from daemon.errors import BindError
-from daemon.health import HealthServer
 from daemon.messages import Stages, Verdict
 from daemon.outcomes import Outcome, Reason
 from daemon.telemetry import SECONDS_BUCKETS, STAGES, Telemetry, Utilisation, geometric
@@ -87,57 +82,3 @@ def test_utilisation_is_the_busy_part_of_the_window() -> None:
     assert utilisation.ratio() == 0
     utilisation.add(begin, begin + 10**18)
     assert utilisation.ratio() == 1.0
-
-
-@pytest.fixture
-def health(telemetry: Telemetry) -> Iterator[tuple[HealthServer, dict[str, bool]]]:
-    state = {"healthy": True, "ready": False}
-    server = HealthServer(
-        "127.0.0.1:0",
-        telemetry.registry,
-        healthy=lambda: (state["healthy"], "stuck"),
-        ready=lambda: (state["ready"], "loading"),
-    )
-    server.start()
-    yield server, state
-    server.stop()
-
-
-def fetch(server: HealthServer, path: str, method: str = "GET") -> tuple[int, str]:
-    request = urllib.request.Request(f"http://{server.address}{path}", method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310  (our own server)
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
-
-
-def test_metrics_are_served(health: tuple[HealthServer, dict[str, bool]], telemetry: Telemetry) -> None:
-    status, text = fetch(health[0], "/metrics")
-    assert status == 200
-    assert text == generate_latest(telemetry.registry).decode()
-
-
-def test_health_and_readiness_are_apart(health: tuple[HealthServer, dict[str, bool]]) -> None:
-    server, state = health
-    assert fetch(server, "/healthz") == (200, "stuck\n")
-    assert fetch(server, "/readyz") == (503, "loading\n")
-    state.update(healthy=False, ready=True)
-    assert fetch(server, "/healthz")[0] == 503
-    assert fetch(server, "/readyz")[0] == 200
-
-
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "HEAD", "OPTIONS"])
-def test_only_get_is_served(health: tuple[HealthServer, dict[str, bool]], method: str) -> None:
-    assert fetch(health[0], "/metrics", method)[0] == 405
-
-
-def test_other_paths_are_not_found(health: tuple[HealthServer, dict[str, bool]]) -> None:
-    assert fetch(health[0], "/")[0] == 404
-
-
-def test_an_address_in_use_is_named(health: tuple[HealthServer, dict[str, bool]]) -> None:
-    address = health[0].address
-    with pytest.raises(BindError, match=f"telemetry.listen = {address} can't be bound: Address already in use"):
-        HealthServer(address, CollectorRegistry(), healthy=lambda: (True, ""), ready=lambda: (True, ""))
