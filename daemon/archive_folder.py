@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.errors import ArchiveError
+from daemon.file_names import safe_name
 from daemon.messages import FrameHeader, Verdict
 from daemon.retention import Retention
 from patchcore_engine.errors import PatchcoreError
@@ -27,7 +28,6 @@ PARTIAL_SUFFIX: Final = ".partial"
 # The archive may share its disk with the journal, which matters more.
 LEAST_FREE_BYTES: Final = 256 * 2**20
 TIDY_ENTRIES: Final = 256
-LONGEST_NAME: Final = 64
 NO_RECIPE: Final = "_"
 
 _DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
@@ -67,7 +67,7 @@ class ArchiveFolder:
         """Write original, overlay and verdict, the verdict last. Raises ArchiveError, and then leaves none of them."""
         verdict = part.verdict
         day = _day(verdict.received_ns)
-        folder = self._root / day / _safe(verdict.recipe or NO_RECIPE)
+        folder = self._root / day / safe_name(verdict.recipe or NO_RECIPE)
         written: list[Path] = []
         size = 0
         try:
@@ -170,7 +170,7 @@ def archived_files(root: Path, verdict: Verdict) -> list[Path]:
     # The archive's days are those of the daemon's time zone, which may not be the reader's.
     for days in (0, -1, 1):
         day = _day(verdict.received_ns, timedelta(days=days))
-        stem = root / day / _safe(verdict.recipe or NO_RECIPE) / _stem(verdict)
+        stem = root / day / safe_name(verdict.recipe or NO_RECIPE) / _stem(verdict)
         names = (stem.with_name(stem.name + suffix) for suffix in (".png", ".jpg", "-overlay.png", ".json"))
         found += [path for path in names if path.is_file()]
     return found
@@ -221,13 +221,7 @@ def _replaced_by(data: bytes | memoryview, path: Path) -> int:
 
 
 def _stem(verdict: Verdict) -> str:
-    return f"{_safe(verdict.camera)}-{verdict.stream}-{verdict.seq}-{verdict.verdict.value}"
-
-
-def _safe(name: str) -> str:
-    """Return `name` as one path component that is visible and can't leave its folder."""
-    name = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:LONGEST_NAME]
-    return f"_{name[1:]}" if name.startswith(".") or not name else name
+    return f"{safe_name(verdict.camera)}-{verdict.stream}-{verdict.seq}-{verdict.verdict.value}"
 
 
 def _day(time_ns: int | None, shift: timedelta = timedelta()) -> str:

@@ -1,6 +1,7 @@
 """config.toml -> frozen, typed settings. An error names the key's path, the value and the allowed range."""
 
 import difflib
+import re
 import tomllib
 import types
 from collections.abc import Iterator
@@ -37,6 +38,12 @@ def _ascending(values: tuple[int, ...]) -> tuple[int, ...]:
     if list(values) != sorted(set(values)):
         raise ValueError("ascending, each size once")
     return values
+
+
+def _bank(value: str) -> str:
+    if "/" not in value and not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}", value):
+        raise ValueError("a recipe's folder below banks.dir, by its name, or a path that holds a /")
+    return value
 
 
 Address = Annotated[str, AfterValidator(_address)]
@@ -141,7 +148,7 @@ class ServiceSettings(Section):
 
 
 class RecipeSettings(Section):
-    bank: Annotated[str, Field(min_length=1)]
+    bank: Annotated[str, AfterValidator(_bank)]
     cameras: Annotated[tuple[CameraOrAny, ...], Field(strict=False)] = ()
     weights: str | None = None
     max_age_ms: Annotated[int, Field(ge=1, le=600_000)] | None = None

@@ -1,6 +1,5 @@
 """Heat maps from the daemon to PNG files, each named after its camera, its journal offset and its part."""
 
-import re
 import threading
 from collections import OrderedDict
 from pathlib import Path
@@ -9,10 +8,12 @@ from typing import Final
 import zmq
 
 from daemon.errors import ArchiveError, MessageError
+from daemon.file_names import safe_name
 from daemon.keys import ClientKeys
 from daemon.messages import HEATMAP_TOPIC, HeatmapHeader, Verdict
 from daemon.sockets import connect, open_socket
 
+LONGEST_NAME: Final = 240
 _WAITING_LIMIT: Final = 256
 _POLL_MS: Final = 100
 _HIGH_WATER_MARK: Final = 1000
@@ -52,7 +53,8 @@ class HeatmapFiles:
         """Tell whose map may come: its part names the file. Raises ArchiveError when a map could not be written."""
         name = f"{verdict.camera}-{verdict.offset if verdict.offset is not None else verdict.seq:08d}"
         if verdict.part:
-            name += "-" + re.sub(r"[^A-Za-z0-9_.-]+", "_", verdict.part.removesuffix(".png"))
+            name += "-" + verdict.part.removesuffix(".png")
+        name = safe_name(name, LONGEST_NAME)
         with self._lock:
             if self._failure is not None:
                 raise self._failure

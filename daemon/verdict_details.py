@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from daemon.file_names import printable
 from daemon.messages import Stages, Verdict
 from daemon.outcomes import Outcome, Reason
 from daemon.verdict_table import STYLES
@@ -50,7 +51,7 @@ def verdicts_table(verdicts: Iterable[Verdict]) -> Table:
             local_time(verdict.received_ns, "seconds"),
             verdict.camera,
             _parts(verdict),
-            Text(verdict.part or "-"),
+            Text(printable(verdict.part or "-")),
             Text(_word(verdict), STYLES[verdict.verdict]),
             _number(verdict.score),
             _number(verdict.fail_threshold),
@@ -60,13 +61,15 @@ def verdicts_table(verdicts: Iterable[Verdict]) -> Table:
 
 def verdict_details(verdict: Verdict, pictures: Sequence[Path]) -> RenderableType:
     """Return all there is to say about one verdict. `pictures`: what the archive holds of the part."""
-    title = Text(f"part {verdict.part}: " if verdict.part else f"camera {verdict.camera}, seq {_parts(verdict)}: ")
+    title = Text(
+        f"part {printable(verdict.part)}: " if verdict.part else f"camera {verdict.camera}, seq {_parts(verdict)}: "
+    )
     title.append(_word(verdict), STYLES[verdict.verdict])
     rows = Table.grid(padding=(0, 2))
     rows.add_column(style="dim", no_wrap=True)
     rows.add_column(overflow="fold")
     for name, text in _facts(verdict):
-        rows.add_row(name, Text(text))
+        rows.add_row(name, Text(printable(text)))
     for path in pictures:
         rows.add_row("archived", Text(str(path)))
     return Group(title, Padding(rows, (0, 0, 1, 2)))

@@ -9,6 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from daemon.file_names import printable
 from daemon.messages import Verdict
 from daemon.outcomes import Outcome
 
@@ -107,7 +108,8 @@ def latency_ms(verdict: Verdict) -> float | None:
 
 def verdict_line(verdict: Verdict) -> str:
     """Return one plain line: camera, seq, part, verdict and why."""
-    parts = [f"{verdict.camera:<12} {verdict.seq:>6} {verdict.part or '-':<28} {verdict.verdict.value:<13}"]
+    camera, part = printable(verdict.camera), printable(verdict.part or "-")
+    parts = [f"{camera:<12} {verdict.seq:>6} {part:<28} {verdict.verdict.value:<13}"]
     if verdict.score is not None:
         parts.append(f"score {verdict.score:.3f} (review {_number(verdict.review_threshold)}")
         parts.append(f"fail {_number(verdict.fail_threshold)}) p {_number(verdict.p_value)}")
@@ -124,9 +126,9 @@ def _cells(verdict: Verdict, *, wide: bool) -> list[RenderableType]:
     word = verdict.verdict.value if verdict.reason is None else f"{verdict.verdict.value}: {verdict.reason.value}"
     latency = latency_ms(verdict)
     cells: list[RenderableType] = [
-        verdict.camera,
+        Text(printable(verdict.camera)),
         str(verdict.seq),
-        Text(verdict.part or "-"),
+        Text(printable(verdict.part or "-")),
         Text(word, style),
         _number(verdict.score),
     ]

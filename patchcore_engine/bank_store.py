@@ -79,13 +79,24 @@ def resolve(path: Path) -> Path:
         return path
     active = path / ACTIVE
     if active.is_symlink():
-        target = active.resolve()
-        if (target / MANIFEST).is_file():
-            return target
-        raise BankMissingError(f"{active} points to {target.name}, which is no bank: activate another version.")
-    if path.is_dir() and any(_VERSION.match(entry.name) for entry in path.iterdir()):
+        # A link to anywhere else would let another recipe's bank judge these parts.
+        target = Path(os.path.abspath(path / os.readlink(active)))  # noqa: PTH100, PTH115  (no link but this is followed)
+        if target.parent == path.absolute() and _VERSION.fullmatch(target.name) and (target / MANIFEST).is_file():
+            return target.resolve()
+        raise BankMissingError(f"{active} points to {target}, which is no bank of this recipe: activate another.")
+    if path.is_dir() and any(_VERSION.fullmatch(entry.name) for entry in path.iterdir()):
         raise BankMissingError(f"{path} has no active version: choose one with `patchline bank activate`.")
     raise BankMissingError(f"{path} holds no memory bank: make one with `patchline fit`.")
+
+
+def version_folder(banks: Path, recipe: str, version: str | None = None) -> Path:
+    """Return the folder of a recipe's version, the active one by default. Raises BankError for names that are none."""
+    check_recipe(recipe)
+    if version is None:
+        return resolve(banks / recipe)
+    if not _VERSION.fullmatch(version):
+        raise BankMissingError(f"{version!r} is no version of a bank: `patchline bank list` shows them.")
+    return resolve(banks / recipe / version)
 
 
 def recipes(banks: Path) -> list[str]:
@@ -103,7 +114,7 @@ def list_versions(banks: Path, recipe: str) -> list[BankEntry]:
     if not home.is_dir():
         return []
     active = active_version(home)
-    names = sorted(entry.name for entry in home.iterdir() if _VERSION.match(entry.name) and entry.is_dir())
+    names = sorted(entry.name for entry in home.iterdir() if _VERSION.fullmatch(entry.name) and entry.is_dir())
     return [BankEntry(recipe, name, home / name, name == active) for name in names]
 
 
@@ -118,7 +129,7 @@ def active_version(home: Path) -> str | None:
 def activate(banks: Path, recipe: str, version: str) -> Path:
     """Make `version` the active one, atomically, after it was loaded and verified. Raises BankError."""
     folder = banks / recipe / version
-    if not any(entry.version == version for entry in list_versions(banks, recipe)):
+    if version not in {entry.version for entry in list_versions(banks, recipe)}:
         raise BankMissingError(f"{recipe} has no version {version}: `patchline bank list` shows them.")
     MemoryBank.load(folder)
     link = folder.parent / f".{ACTIVE}-{os.getpid()}"
@@ -153,7 +164,7 @@ def check_recipe(recipe: str) -> None:
 
 
 def _is_recipe(name: str) -> bool:
-    return _RECIPE.match(name) is not None and name != ACTIVE
+    return _RECIPE.fullmatch(name) is not None and name != ACTIVE
 
 
 def _write_synced(path: Path, data: bytes) -> None:

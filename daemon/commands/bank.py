@@ -47,9 +47,9 @@ def show(
     from rich.table import Table
 
     from patchcore_engine.bank import MemoryBank
-    from patchcore_engine.bank_store import resolve
+    from patchcore_engine.bank_store import version_folder
 
-    bank = MemoryBank.load(resolve(banks / recipe / version if version else banks / recipe))
+    bank = MemoryBank.load(version_folder(banks, recipe, version))
     manifest = bank.manifest
     if as_json:
         typer.echo(manifest.to_json().decode(), nl=False)

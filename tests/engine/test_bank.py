@@ -185,3 +185,42 @@ def test_recipes_lists_those_with_a_version(saved: Path) -> None:
 def test_every_bank_error_is_one_of_the_engines(saved: Path) -> None:
     with pytest.raises(PatchcoreError):
         MemoryBank.load(saved.parent)
+
+
+@pytest.mark.parametrize("link", ["../other/{version}", "{banks}/other/{version}", "..", ".", "absent", "/"])
+def test_an_active_link_that_leaves_its_recipe_serves_nothing(bank: MemoryBank, saved: Path, link: str) -> None:
+    banks = saved.parents[1]
+    bank_store.save(bank, banks, "other")
+    active = saved.parent / "active"
+    active.symlink_to(link.format(version=saved.name, banks=banks))
+    with pytest.raises(BankMissingError, match="no bank of this recipe"):
+        bank_store.resolve(saved.parent)
+    active.unlink()
+    for mine in (saved.name, f"{saved.parent}/{saved.name}"):
+        active.symlink_to(mine)
+        assert bank_store.resolve(saved.parent) == saved
+        active.unlink()
+
+
+@pytest.mark.parametrize("name", ["..", "../part", "/etc", ".", "", "active", "part/..", "part\n"])
+def test_no_recipe_s_name_leaves_the_folder_of_banks(bank: MemoryBank, saved: Path, name: str) -> None:
+    banks = saved.parents[1]
+    for call in (
+        lambda: bank_store.activate(banks, name, saved.name),
+        lambda: bank_store.rollback(banks, name),
+        lambda: bank_store.save(bank, banks, name),
+        lambda: bank_store.version_folder(banks, name, saved.name),
+        lambda: bank_store.list_versions(banks, name),
+    ):
+        with pytest.raises(BankError, match="no name for a recipe"):
+            call()
+
+
+@pytest.mark.parametrize("version", ["..", "../part/{}", "{}/", "./{}", "active", "{}\n"])
+def test_no_version_s_name_leaves_its_recipe(saved: Path, version: str) -> None:
+    banks, version = saved.parents[1], version.format(saved.name)
+    with pytest.raises(BankMissingError, match="no version"):
+        bank_store.version_folder(banks, "part", version)
+    with pytest.raises(BankMissingError, match="no version"):
+        bank_store.activate(banks, "part", version)
+    assert bank_store.version_folder(banks, "part", saved.name) == saved
