@@ -15,10 +15,13 @@ PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?= all
 PEERS_ARGS ?=
+AUDIT_VENV ?= .venv-audit
+AUDIT_STAMP := $(AUDIT_VENV)/.audit-installed
+AUDIT_ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo demo-line test check format bench bench-peers chaos soak lock clean
+.PHONY: help setup demo demo-line test check audit format bench bench-peers chaos soak lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,10 +37,22 @@ demo-line: $(STAMP) ## two cameras, a kill -9 and a reload under way; ends with 
 test: $(STAMP) ## run the tests
 	$(BIN)/python -X faulthandler -m pytest -m "not chaos" $(PYTEST_ARGS)
 
-check: $(STAMP) ## lint, format check and type check
+check: $(STAMP) ## lint, format check, type check, and a look for what is insecure
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m bandit --quiet --configfile pyproject.toml --recursive patchcore_engine daemon
+
+audit: $(STAMP) $(AUDIT_STAMP) ## look every locked library up in the database of known faults; needs the internet
+	@for lock in runtime dev; do \
+		echo "requirements/$$lock.lock:"; \
+		$(AUDIT_VENV)/bin/pip-audit --requirement requirements/$$lock.lock --require-hashes --disable-pip \
+			--progress-spinner off --timeout 20 $(AUDIT_ARGS) 2>$(AUDIT_VENV)/errors && continue; \
+		if grep -q "^Found " $(AUDIT_VENV)/errors; then cat $(AUDIT_VENV)/errors >&2; exit 1; fi; \
+		tail -n 1 $(AUDIT_VENV)/errors >&2; \
+		echo "error: the database could not be asked, so NOTHING WAS AUDITED. make audit needs the open internet" \
+			"(pypi.org; AUDIT_ARGS='-s osv' asks osv.dev instead)." >&2; exit 1; \
+	done
 
 format: $(STAMP) ## put the source into the house format
 	$(BIN)/ruff check --fix .
@@ -68,9 +83,10 @@ lock: $(STAMP) ## write the newest versions that pyproject.toml allows into requ
 	$(BIN)/python -m pip install --quiet uv
 	$(UV_COMPILE) --upgrade --extra dev pyproject.toml --output-file $(LOCK)
 	$(UV_COMPILE) --extra build --extra lite0 --extra openvino --constraints $(LOCK) pyproject.toml --output-file requirements/runtime.lock
+	echo pip-audit | $(UV_COMPILE) --upgrade --output-file requirements/audit.lock -
 
 clean: ## remove .venv, caches and the demo's output
-	rm -rf $(VENV) $(PEERS_VENV) demo-output soak-output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS_VENV) $(AUDIT_VENV) demo-output soak-output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): $(LIBRARIES) pyproject.toml
@@ -88,6 +104,14 @@ $(LIBRARIES): $(LOCK) requirements/link_libgomp.py
 	@echo "Loading the locked libraries: about 1 GB the first time, most of it mindspore. Each file is named with its size."
 	@$(BIN)/python -m pip install --disable-pip-version-check --only-binary :all: --require-hashes -r $(LOCK)
 	@$(BIN)/python requirements/link_libgomp.py
+	@touch $@
+
+$(AUDIT_STAMP): requirements/audit.lock
+	@echo "Making $(AUDIT_VENV) with pip-audit ..."
+	@rm -rf $(AUDIT_VENV)
+	@$(PYTHON) -m venv $(AUDIT_VENV)
+	@$(AUDIT_VENV)/bin/python -m pip install --disable-pip-version-check --quiet --only-binary :all: --require-hashes \
+		-r requirements/audit.lock
 	@touch $@
 
 # torch goes first and by its exact version, torchvision without what it asks for: both would bring a GPU's libraries.

@@ -95,7 +95,7 @@ def start_command(arguments: list[str], log: IO[bytes] | None = None, **environm
 
     With a log it gets a session of its own: Ctrl-C on the terminal then leaves it to the demo to end it.
     """
-    return subprocess.Popen(  # noqa: S603  (our own commands)
+    return subprocess.Popen(  # noqa: S603  # nosec B603  # (our own commands)
         [*PATCHLINE, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=log,

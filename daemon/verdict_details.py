@@ -61,9 +61,8 @@ def verdicts_table(verdicts: Iterable[Verdict]) -> Table:
 
 def verdict_details(verdict: Verdict, pictures: Sequence[Path]) -> RenderableType:
     """Return all there is to say about one verdict. `pictures`: what the archive holds of the part."""
-    title = Text(
-        f"part {printable(verdict.part)}: " if verdict.part else f"camera {verdict.camera}, seq {_parts(verdict)}: "
-    )
+    whose = f"part {verdict.part}" if verdict.part else f"camera {verdict.camera}, seq {_parts(verdict)}"
+    title = Text(printable(f"{whose}: "))
     title.append(_word(verdict), STYLES[verdict.verdict])
     rows = Table.grid(padding=(0, 2))
     rows.add_column(style="dim", no_wrap=True)

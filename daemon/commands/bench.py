@@ -107,7 +107,7 @@ def _run_from_checkout(
     command += ["--torch-python", str(torch_python.absolute())] if torch_python is not None else []
     command += ["--pictures", str(pictures.absolute())] if pictures is not None else []
     command += ["--backbone", backbone] if backbone is not None else []
-    status = subprocess.run(command, cwd=CHECKOUT, check=False).returncode  # noqa: S603  (our own program)
+    status = subprocess.run(command, cwd=CHECKOUT, check=False).returncode  # noqa: S603  # nosec B603  # (ours)
     if status:
         raise typer.Exit(status)
 

@@ -96,7 +96,7 @@ def _fetch_rest(url: str, file: IO[bytes], on_progress: OnProgress) -> str | Non
     start = file.tell()
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})  # noqa: S310
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:  # noqa: S310  (http and https only)
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:  # noqa: S310  # nosec B310  # (http, https)
             return _append(response, file, start, on_progress)
     except urllib.error.HTTPError as error:
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
