@@ -46,7 +46,7 @@ check: $(STAMP) ## lint, format check, type check, and a look for what is insecu
 audit: $(STAMP) $(AUDIT_STAMP) ## look every locked library up in the database of known faults; needs the internet
 	@for lock in runtime dev; do \
 		echo "requirements/$$lock.lock:"; \
-		$(AUDIT_VENV)/bin/pip-audit --requirement requirements/$$lock.lock --require-hashes --disable-pip \
+		$(AUDIT_VENV)/bin/pip-audit --requirement requirements/$$lock.lock --require-hashes --disable-pip --strict \
 			--progress-spinner off --timeout 20 $(AUDIT_ARGS) 2>$(AUDIT_VENV)/errors && continue; \
 		if grep -q "^Found " $(AUDIT_VENV)/errors; then cat $(AUDIT_VENV)/errors >&2; exit 1; fi; \
 		tail -n 1 $(AUDIT_VENV)/errors >&2; \

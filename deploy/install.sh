@@ -70,7 +70,7 @@ units=$destdir/etc/systemd/system
 etc=$destdir/etc/patchline
 link=$destdir/usr/local/bin/patchline
 dropin_dirs=("$units/patchline.service.d" "$units/patchline@.service.d")
-dropins=(10-notify-reload.conf 15-restart-backoff.conf 20-ascend.conf)
+dropins=(10-notify-reload.conf 15-restart-backoff.conf 20-ascend.conf 30-keys.conf)
 
 # A staged tree is made the same on every host: what depends on the host is decided where it is really installed.
 live() { [[ -z $destdir ]]; }
@@ -168,6 +168,7 @@ install_dropins() {
         ((${version:-0} < 253)) || put "$here/dropins/10-notify-reload.conf" "$dir/10-notify-reload.conf"
         ((${version:-0} < 254)) || put "$here/dropins/15-restart-backoff.conf" "$dir/15-restart-backoff.conf"
         ! getent group HwHiAiUser >/dev/null || put "$here/dropins/20-ascend.conf" "$dir/20-ascend.conf"
+        [[ ! -e $etc/keys/daemon.key ]] || put "$here/dropins/30-keys.conf" "$dir/30-keys.conf"
     done
     local set_env=${ASCEND_SET_ENV:-/usr/local/Ascend/ascend-toolkit/set_env.sh}
     if [[ -r $set_env && ! -e $etc/ascend.env ]]; then

@@ -87,6 +87,7 @@ def test_systemd_finds_no_fault_with_the_units(with_ascend: bool, tmp_path: Path
         "10-notify-reload.conf": 253,
         "15-restart-backoff.conf": 254,
         "20-ascend.conf": 0 if with_ascend else 10**6,
+        "30-keys.conf": 247,
     }
     staged = staged_units(tmp_path, *(path for path in DROPINS if newest[path.name] <= systemd_version()))
     for unit in (staged / "patchline.service", staged / "patchline@left.service"):
