@@ -127,7 +127,7 @@ def test_the_lock_holds_every_requirement_and_names_no_index() -> None:
     assert {normal(name) for name in (*project["dependencies"], *extras["lite0"])} <= set(runtime)
     assert {normal(name) for name in extras["dev"]} - {"patchline"} <= set(development)
     assert runtime.items() <= development.items()
-    for name in ("runtime.lock", "dev.lock"):
+    for name in ("runtime.lock", "dev.lock", "audit.lock"):
         text = (ROOT / "requirements" / name).read_text(encoding="utf-8")
         assert "://" not in text
         assert "--index" not in text
