@@ -40,6 +40,18 @@ def test_the_tail_fit_finds_the_quantile_of_a_known_tail(shape: float) -> None:
     assert np.median(values) == pytest.approx(true_value, rel=0.12)
 
 
+@pytest.mark.parametrize("shape", [-0.3, 0.0, 0.2])
+def test_the_extrapolated_threshold_is_the_quantile_of_the_tail_that_is_stated(shape: float) -> None:
+    scores = genpareto.rvs(shape, size=200, random_state=np.random.default_rng(1))
+    threshold = threshold_at(scores, 0.001, seed=0)
+    assert threshold.tail_shape is not None
+    assert threshold.tail_location is not None
+    assert threshold.tail_scale is not None
+    # The tail holds the largest fifth of the scores.
+    quantile = genpareto.isf(0.001 / 0.2, threshold.tail_shape, threshold.tail_location, threshold.tail_scale)
+    assert threshold.value == pytest.approx(quantile, rel=1e-12)
+
+
 @given(scores_of_good_parts, st.floats(0.0005, 0.3))
 def test_an_extrapolated_threshold_is_never_below_the_worst_good_part(scores: np.ndarray, rate: float) -> None:
     threshold = threshold_at(scores, rate, seed=0)
