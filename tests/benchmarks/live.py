@@ -69,7 +69,7 @@ class LiveDaemon:
         config.write_text(
             f'[engine]\n{engine}\n[queue]\n{queue}\n[banks]\ndir = "{bank.parent}"\n'
             f'[intake]\npush = "{self.push}"\nacked = ""\nmax_cameras = {cameras}\n'
-            f'[publish]\nverdicts = "{self._verdicts}"\nreplay = ""\nhigh_water_mark = 100000\n'
+            f'[publish]\nverdicts = "{self._verdicts}"\nreplay = ""\nhigh_water_mark = 10000\n'
             f'[telemetry]\nlisten = "127.0.0.1:0"\n[service]\nstate_dir = "{self._folder / "state"}"\n'
             f'log_level = "warning"\n[recipes.{RECIPE}]\nbank = "{bank.name}"\ncameras = ["*"]\n',
             encoding="utf-8",
