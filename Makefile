@@ -69,6 +69,8 @@ chaos: $(STAMP) ## kill daemon and subscriber CHAOS_CYCLES times under load, the
 	$(BIN)/python -m tests.e2e.chaos --cycles $(CHAOS_CYCLES) --kill subscriber
 	$(BIN)/python -m tests.e2e.chaos --cycles $(CHAOS_CYCLES) --kill both
 	$(BIN)/python -m tests.e2e.chaos --cycles $(CHAOS_CYCLES) --kill both --keys
+	$(BIN)/python -m tests.e2e.chaos --cycles $(CHAOS_CYCLES) --kill daemon --faults 40
+	$(BIN)/python -m pytest -m chaos
 	$(BIN)/python -m tests.e2e.chaos --cycles 10 --real-engine
 	$(BIN)/python -m tests.e2e.chaos --overload 60
 

@@ -2,6 +2,7 @@
 
     --kill daemon|subscriber|both   who is killed in each cycle
     --real-engine                   efficientnet_lite0 serves instead of the sleeping backbone
+    --faults N                      the sleeping backbone plays N faults after each start: raises, hangs, slows down ...
     --keys                          every door asks for keys, and all traffic is encrypted
     --overload SECONDS              no kills: frames come at three times the engine's rate
     --seed N                        the same moments again, as far as a machine allows
@@ -17,8 +18,9 @@ import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
+from patchcore_engine.backbones.faults import Fault
 from tests.daemon.conftest import fit_sleeping_bank, good_part
 from tests.e2e.account import Account
 from tests.e2e.overload import run_overload
@@ -30,15 +32,20 @@ RECIPES = ("caps", "pins")
 SLEEP_MS = 8.0
 BATCH = 4
 PERIOD_S = 2 * SLEEP_MS / 1000 / BATCH / 0.8
+# After the trial inspections of both recipes.
+FIRST_FAULT = 2
+FAULTY_BATCHES = 10
+HANG_S = 0.5
 REAL_SIZE = 96
 REAL_PERIOD_S = 0.1
 
 
-def sleeping_settings(sleep_ms: float = SLEEP_MS, batch: int = BATCH) -> str:
+def sleeping_settings(sleep_ms: float = SLEEP_MS, batch: int = BATCH, faults: str = "[]") -> str:
     return f"""
 [engine]
 sleep_ms = {sleep_ms}
 batch_sizes = [1, {batch}]
+faults = {faults}
 [intake]
 heartbeat_ms = 500
 [queue]
@@ -54,6 +61,17 @@ heartbeat_ms = 500
 [queue]
 shed = "block"
 """
+
+
+def draw_faults(rng: random.Random, count: int) -> str:
+    """Return `count` faults of the engine as the configuration writes them, one after the other, each soon over."""
+    faults, after = [], FIRST_FAULT
+    for _ in range(count):
+        kind, batches = rng.choice(get_args(Fault.model_fields["kind"].annotation)), rng.randint(1, FAULTY_BATCHES)
+        batches = 1 if kind == "hang" else batches
+        faults.append(f'{{ kind = "{kind}", after = {after}, batches = {batches}, seconds = {HANG_S} }}')
+        after += batches + rng.randint(1, FAULTY_BATCHES)
+    return f"[{', '.join(faults)}]"
 
 
 def fit_real_banks(folder: Path) -> Path:
@@ -112,6 +130,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--kill", choices=("daemon", "subscriber", "both"), default="daemon")
     parser.add_argument("--real-engine", action="store_true")
     parser.add_argument("--keys", action="store_true")
+    parser.add_argument("--faults", type=int, default=0, metavar="N")
     parser.add_argument("--overload", type=float, metavar="SECONDS")
     parser.add_argument("--seed", type=int, default=None)
     options = parser.parse_args(arguments)
@@ -124,10 +143,12 @@ def main(arguments: list[str] | None = None) -> int:
             report = run_overload(folder / "line", banks, seconds=options.overload)
             print(json.dumps(asdict(report)))
             return 0 if report.held else 1
-        settings = REAL_SETTINGS if options.real_engine else sleeping_settings()
+        rng = random.Random(seed)
+        faults = draw_faults(rng, options.faults)
+        settings = REAL_SETTINGS if options.real_engine else sleeping_settings(faults=faults)
         period_s = REAL_PERIOD_S if options.real_engine else PERIOD_S
         rig = Rig(folder / "line", banks, settings=settings, period_s=period_s, keyed=options.keys)
-        account = run_chaos(rig, cycles=options.cycles, victim=options.kill, rng=random.Random(seed), verbose=True)
+        account = run_chaos(rig, cycles=options.cycles, victim=options.kill, rng=rng, verbose=True)
     print(
         json.dumps(
             {
@@ -135,6 +156,7 @@ def main(arguments: list[str] | None = None) -> int:
                 "killed": options.kill,
                 "real_engine": options.real_engine,
                 "keys": options.keys,
+                "faults": options.faults,
                 "seed": seed,
                 "seconds": round(time.monotonic() - begin, 1),
                 "journal_checks": rig.journal_checks,

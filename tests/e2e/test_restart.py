@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.chaos import PERIOD_S, Victim, run_chaos, sleeping_settings
+from tests.e2e.chaos import PERIOD_S, Victim, draw_faults, run_chaos, sleeping_settings
 from tests.e2e.overload import run_overload
 from tests.e2e.rig import Rig
 
@@ -21,6 +21,18 @@ def test_every_part_is_judged_once_and_told_once_through_kills(
     assert account.balanced, account
     assert account.judged == account.sent > 0
     assert rig.journal_checks == (0 if victim == "subscriber" else cycles)
+
+
+def test_every_part_is_accounted_for_through_kills_of_a_daemon_whose_engine_fails(
+    tmp_path: Path, line_banks: Path
+) -> None:
+    rng = random.Random(5)
+    settings = sleeping_settings(faults=draw_faults(rng, 20))
+    rig = Rig(tmp_path, line_banks, settings=settings, period_s=PERIOD_S)
+    account = run_chaos(rig, cycles=2, victim="daemon", rng=rng)
+    assert account.balanced, account
+    assert set(account.not_inspected) <= {"engine_error"}
+    assert account.judged > 0
 
 
 def test_every_frame_of_an_overload_is_accounted_for(tmp_path: Path, line_banks: Path) -> None:
