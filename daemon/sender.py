@@ -34,7 +34,7 @@ from daemon.protocol import (
 )
 from daemon.sockets import Waker, ZmqContext, ZmqSocket, connect, open_socket
 
-# A daemon that loads its banks answers HELLO when it is ready; a dead one is noticed by ZeroMQ's own heartbeats.
+# A daemon that loads its banks answers HELLO when it is ready; a dead one is noticed by TCP's keepalives.
 HELLO_TIMEOUT_S: Final = 15.0
 HELLO_RETRY_S: Final = 0.1
 RECONNECT_MS: Final = 50

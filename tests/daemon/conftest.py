@@ -71,13 +71,14 @@ class DaemonProcess:
         environment: dict[str, str] | None = None,
         program: Sequence[str] = SERVE,
         *,
+        command: Sequence[str] = (),
         descriptors: int | None = None,
     ) -> None:
-        """`descriptors`: how many the system allows it, its hard limit."""
+        """`command` goes before it. `descriptors`: how many the system allows it, its hard limit."""
         self.config = config
         limits = (descriptors, descriptors) if descriptors is not None else resource.getrlimit(resource.RLIMIT_NOFILE)
         self._process = subprocess.Popen(
-            [sys.executable, *program, str(config)],
+            [*command, sys.executable, *program, str(config)],
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, **(environment or {})},

@@ -2,12 +2,13 @@
 
 import shutil
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import zmq
 
-from daemon.client import FrameSender, VerdictStream
+from daemon.client import FrameSender, PushCamera, VerdictStream
 from daemon.messages import Verdict
 from daemon.outcomes import Outcome, Reason
 from daemon.protocol import ACK, FRAME, HELLO, WELCOME, Hello, Welcome, parse
@@ -16,6 +17,7 @@ from tests.daemon.conftest import DaemonProcess, fit_sleeping_bank, good_part, w
 from tests.daemon.line import Peer
 from tests.daemon.serving import Start, frame, journalled, metric, page, until
 from tests.e2e.account import Account, Part
+from tests.e2e.cable import Cable
 
 PATIENCE_S = 60.0
 
@@ -119,6 +121,27 @@ def test_a_camera_that_connects_a_thousand_times_leaves_nothing_behind(start_dae
     account = Account.of(sent, verdicts)
     assert account.balanced, account
     assert account.judged == len(sent)
+
+
+def test_a_camera_whose_connection_breaks_while_the_queue_is_full_takes_nobody_with_it(start_daemon: Start) -> None:
+    daemon = start_daemon('[engine]\nsleep_ms = 300.0\nbatch_sizes = [1]\n[queue]\nframes = 1\nshed = "block"\n')
+    with Cable(daemon.addresses["push"]) as cable, zmq.Context() as context:
+        with context.socket(zmq.PUSH) as camera:
+            camera.linger, camera.sndhwm, camera.sndtimeo = 0, 1, 1000
+            camera.connect(cable.address)
+            seq = 0
+            # Until nothing moves: the queue, ZeroMQ and TCP are full.
+            with suppress(zmq.Again):
+                while True:
+                    camera.send_multipart(frame("cam1", seq))
+                    seq += 1
+            camera.disconnect(cable.address)
+            cable.cut()
+        with PushCamera(daemon.addresses["push"], "cam2") as other:
+            other.send(good_part(1))
+            # What waited in ZeroMQ is judged, longer than any heartbeat's interval, and then the other's part.
+            until(lambda: 'camera="cam2",verdict="pass"} 1.0' in page(daemon, "/metrics")[1], PATIENCE_S)
+    assert daemon.stop() == 0
 
 
 def test_a_storm_of_reloads_is_answered_by_a_few_and_the_last_is_not_lost(

@@ -3,6 +3,7 @@
 import contextlib
 import selectors
 import socket
+import struct
 import threading
 from types import TracebackType
 from typing import Self
@@ -12,6 +13,7 @@ from daemon.sockets import Waker
 # What one end has sent and the other has not taken; at this much the cable reads no more, as a real one would not.
 BUFFER_BYTES = 256 * 1024
 READ_BYTES = 64 * 1024
+RESET_AT_CLOSE = struct.pack("ii", 1, 0)
 
 
 class _End:
@@ -45,7 +47,7 @@ class Cable:
         self._thread.start()
 
     def cut(self) -> None:
-        """Break every connection at once; new ones are made at will."""
+        """Break every connection at once, by a reset as a host sends it that knows nothing of it any more."""
         self._cut_asked = True
         self._waker.wake()
 
@@ -131,6 +133,8 @@ class Cable:
         for one in (end, end.other):
             if one.socket in self._selector.get_map():
                 self._selector.unregister(one.socket)
+            with contextlib.suppress(OSError):
+                one.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
             one.socket.close()
             self._ends.discard(one)
 

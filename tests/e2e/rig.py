@@ -74,11 +74,14 @@ class Camera(threading.Thread):
 
 
 class Subscriber:
-    """The line controller's process. `wait_for` needs `path` to hold whatever it was told."""
+    """The line controller's process, with `command` before it. `wait_for` needs `path` to hold whatever it was told."""
 
-    def __init__(self, verdicts: str, replay: str, path: Path, keys: Sequence[str] = ()) -> None:
+    def __init__(
+        self, verdicts: str, replay: str, path: Path, keys: Sequence[str] = (), *, command: Sequence[str] = ()
+    ) -> None:
+        arguments = [verdicts, replay, str(path), *keys]
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "tests.e2e.subscriber", verdicts, replay, str(path), *keys],
+            [*command, sys.executable, "-W", "error", "-m", "tests.e2e.subscriber", *arguments],
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
