@@ -8,9 +8,10 @@ import json
 import sys
 import threading
 
+import numpy as np
+
 from daemon.client import FrameSender
 from daemon.messages import Verdict
-from tests.daemon.conftest import good_part
 
 PATIENCE_S = 120.0
 # More parts than come while the network is cut.
@@ -24,7 +25,8 @@ def main(address: str, camera: str, period_s: float) -> int:
         acked.append((verdict.seq, verdict.offset))
         print(len(acked), flush=True)
 
-    pictures = [good_part(number) for number in range(10)]
+    # The parts of `tests.daemon.conftest`, which takes long to import.
+    pictures = [np.random.default_rng(n).integers(100, 110, (64, 64), dtype=np.uint8) for n in range(10)]
     over = threading.Event()
 
     def wait_for_the_end() -> None:

@@ -7,8 +7,10 @@ packet comes back that says so.
 """
 
 import os
+import re
 import shutil
 import subprocess
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Self
 
@@ -55,6 +57,7 @@ class Network:
         if os.geteuid() != 0 or shutil.which("ip") is None:
             pytest.skip("network namespaces need root and iproute2")
         try:
+            self._take_away_orphans()
             self._make()
         except subprocess.CalledProcessError as error:
             self._take_away()
@@ -90,6 +93,14 @@ class Network:
         # With a namespace go its links, and with a veth's one end the other.
         while self._made:
             subprocess.run(["ip", "netns", "delete", self._made.pop()], capture_output=True, check=False)
+
+    def _take_away_orphans(self) -> None:
+        """Namespaces of a run that was killed before it could take its own away."""
+        found = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+        for name in re.findall(r"^patchline-\d+-\w+", found, re.MULTILINE):
+            if not Path("/proc", name.split("-")[1]).exists():
+                self._made.append(name)
+        self._take_away()
 
     def _ip(self, *arguments: str) -> None:
         subprocess.run(["ip", *arguments], capture_output=True, text=True, check=True)
