@@ -124,7 +124,7 @@ def test_a_camera_that_connects_a_thousand_times_leaves_nothing_behind(start_dae
 
 
 def test_a_camera_whose_connection_breaks_while_the_queue_is_full_takes_nobody_with_it(start_daemon: Start) -> None:
-    daemon = start_daemon('[engine]\nsleep_ms = 300.0\nbatch_sizes = [1]\n[queue]\nframes = 1\nshed = "block"\n')
+    daemon = start_daemon('[engine]\nsleep_ms = 200.0\nbatch_sizes = [1]\n[queue]\nframes = 1\nshed = "block"\n')
     with Cable(daemon.addresses["push"]) as cable, zmq.Context() as context:
         with context.socket(zmq.PUSH) as camera:
             camera.linger, camera.sndhwm, camera.sndtimeo = 0, 1, 1000

@@ -34,7 +34,7 @@ def test_a_cut_that_ends_every_session_loses_nothing(
 
 def test_a_link_that_flaps_loses_nothing(tmp_path: Path, line_banks: Path) -> None:
     with Network() as network, NetworkLine(tmp_path, line_banks, network) as line:
-        for _ in range(20):
+        for _ in range(8):
             line.work(2)
             network.cut_link()
             network.mend_link()
