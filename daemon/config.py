@@ -231,14 +231,20 @@ def parse_settings(text: str, *, name: str = "config.toml") -> Settings:
     """Check configuration text; `name` stands in the messages. Raises ConfigError."""
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{name} is not valid TOML: {error}.") from error
+    except (ValueError, RecursionError) as error:
+        # tomllib lets Python's own limits through: the digits of a number, the depth of lists in lists.
+        raise ConfigError(f"{name} is not valid TOML: {str(error)[:_LONGEST_MESSAGE]}.") from error
+    return settings_of(values, name=name)
+
+
+def settings_of(values: dict[str, Any], *, name: str = "config.toml") -> Settings:
+    """Check a configuration's tables and values. Raises ConfigError."""
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
         errors = error.errors(include_url=False)
         more = f" ({len(errors) - 1} more fault(s) in the file)" if len(errors) > 1 else ""
-        raise ConfigError(f"{name}: {_explain(errors[0])}.{more}") from error
+        raise ConfigError(f"{name}: {_explain(errors[0])[:_LONGEST_MESSAGE]}.{more}") from error
 
 
 def _explain(error: ErrorDetails) -> str:
@@ -269,12 +275,16 @@ _SIGNS: Final = (
     ("less than", "<"),
 )
 _LONGEST_SHOWN: Final = 80
+_LONGEST_MESSAGE: Final = 800
 
 
 def _shown(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    text = f'"{value}"' if isinstance(value, str) else str(value)
+    try:
+        text = f'"{value}"' if isinstance(value, str) else str(value)
+    except (ValueError, RecursionError):
+        text = "a value too long to be shown"
     return text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "..."
 
 

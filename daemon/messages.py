@@ -4,6 +4,7 @@ docs/wire-format.md specifies each field for readers who write a camera or a con
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal, Self
@@ -150,28 +151,71 @@ class Verdict:
     def from_map(cls, values: dict[str, Any]) -> Self:
         """Raises MessageError. Fields of a later minor revision are ignored."""
         if values.get("v") != WIRE_VERSION:
-            raise MessageError(f"A verdict of version {values.get('v')!r}; this client reads version {WIRE_VERSION}.")
+            raise _other_version("verdict", values)
         known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
-        wrong = [name for name, types in _IDENTITY_TYPES.items() if type(values.get(name)) not in types]
-        if wrong:
-            raise MessageError(f"Not a verdict: field {wrong[0]} is missing or of a wrong type.")
+        _check_fields("verdict", values, _VERDICT_TYPES)
         try:
             known["verdict"] = Outcome(known["verdict"])
             known["reason"] = Reason(known["reason"]) if known.get("reason") is not None else None
-            known["regions"] = tuple(
-                Region(**{**region, "centroid": tuple(region["centroid"])}) for region in known.get("regions", ())
-            )
-            known["stages"] = Stages(**known.get("stages", {}))
+            known["regions"] = tuple(_region(region) for region in known.get("regions", ()))
+            known["stages"] = _stages(known.get("stages", {}))
             return cls(**known)
-        except (KeyError, TypeError, ValueError) as error:
-            raise MessageError(f"Not a verdict: {error}.") from error
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise MessageError(f"Not a verdict: {str(error)[:_LONGEST_SHOWN]}.") from error
 
 
-_IDENTITY_TYPES: Final[dict[str, tuple[type, ...]]] = {
+def _other_version(what: str, values: dict[str, Any]) -> MessageError:
+    shown = repr(values.get("v"))[:_LONGEST_SHOWN]
+    return MessageError(f"A {what} of version {shown}; this client reads version {WIRE_VERSION}.")
+
+
+def _region(values: dict[str, Any]) -> Region:
+    region = Region(**{**values, "centroid": tuple(values["centroid"])})
+    numbers = [value for name, value in values.items() if name != "centroid"] + [*region.centroid]
+    if len(region.centroid) != 2 or not all(_is_number(value) for value in numbers):
+        raise TypeError("a region must hold numbers")
+    return region
+
+
+def _stages(values: dict[str, Any]) -> Stages:
+    if not all(type(value) is int for value in values.values()):
+        raise TypeError("stages must be whole microseconds")
+    return Stages(**values)
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def _check_fields(what: str, values: dict[str, Any], types: dict[str, tuple[type, ...]]) -> None:
+    """Raise MessageError unless each field is of one of its types, and the camera has a camera's name.
+
+    Readers name files after cameras, so that a name must not leave its folder.
+    """
+    wrong = [name for name, allowed in types.items() if type(values.get(name)) not in allowed]
+    if not wrong and not (values["camera"] == NO_CAMERA or _CAMERA.fullmatch(values["camera"])):
+        wrong = ["camera"]
+    if wrong:
+        raise MessageError(f"Not a {what}: field {wrong[0]} is missing or of a wrong type.")
+
+
+_CAMERA: Final = re.compile(CAMERA_PATTERN)
+_LONGEST_SHOWN: Final = 80
+_NONE: Final = type(None)
+_VERDICT_TYPES: Final[dict[str, tuple[type, ...]]] = {
     "camera": (str,),
-    "stream": (int,),
-    "seq": (int,),
-    "offset": (int, type(None)),
+    **dict.fromkeys(("stream", "seq", "captured_ns", "received_ns"), (int,)),
+    **dict.fromkeys(("offset", "trigger", "count", "published_ns"), (int, _NONE)),
+    **dict.fromkeys(("part", "recipe", "bank", "detail"), (str, _NONE)),
+    **dict.fromkeys(("score", "p_value", "review_threshold", "fail_threshold"), (float, int, _NONE)),
+    "regions": (list, _NONE),
+    "stages": (dict, _NONE),
+}
+_HEATMAP_TYPES: Final[dict[str, tuple[type, ...]]] = {
+    "camera": (str,),
+    **dict.fromkeys(("stream", "seq", "height", "width", "frame_height", "frame_width"), (int,)),
+    "offset": (int, _NONE),
+    "rect": (list,),
 }
 
 
@@ -204,12 +248,15 @@ class HeatmapHeader:
         """Raises MessageError when `data` is no heat map header of this version."""
         values = unpack_map(data)
         if values.get("v") != WIRE_VERSION:
-            raise MessageError(f"A heat map of version {values.get('v')!r}; this client reads version {WIRE_VERSION}.")
-        try:
-            known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
-            return cls(**{**known, "rect": tuple(values["rect"])})
-        except (KeyError, TypeError) as error:
-            raise MessageError(f"Not a heat map header: {error}.") from error
+            raise _other_version("heat map", values)
+        _check_fields("heat map header", values, _HEATMAP_TYPES)
+        rect = values["rect"]
+        if len(rect) != 4 or not all(_is_number(value) for value in rect):
+            raise MessageError("Not a heat map header: field rect must hold four numbers.")
+        if values.get("encoding") not in ("png", "overlay", "float16"):
+            raise MessageError("Not a heat map header: field encoding is none of png, overlay and float16.")
+        known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
+        return cls(**{**known, "rect": tuple(rect)})
 
 
 def _shallow_map(message: "Verdict | Region | Stages | HeatmapHeader") -> dict[str, Any]:

@@ -1,10 +1,21 @@
 """The messages of the acked door and of replay, version 1. docs/wire-format.md specifies them for other languages."""
 
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, ClassVar, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from daemon.messages import WIRE_VERSION, CameraName, UInt64, Verdict, Version, field_error, pack, unpack_map
+from daemon.messages import (
+    MAX_HEADER_BYTES,
+    MAX_MAP_BYTES,
+    WIRE_VERSION,
+    CameraName,
+    UInt64,
+    Verdict,
+    Version,
+    field_error,
+    pack,
+    unpack_map,
+)
 
 HELLO: Final = b"HELLO"
 WELCOME: Final = b"WELCOME"
@@ -32,6 +43,8 @@ class WireMap(BaseModel):
     """One msgpack map of the protocol. Unknown keys are left for later revisions."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+    # A map of empty maps takes seventy times its bytes.
+    max_bytes: ClassVar[int] = MAX_HEADER_BYTES
 
     def pack(self) -> bytes:
         return pack(self.model_dump())
@@ -56,6 +69,7 @@ class Welcome(WireMap):
 
 
 class Ack(WireMap):
+    max_bytes: ClassVar[int] = 2 * MAX_MAP_BYTES
     v: Version = WIRE_VERSION
     session: SessionId
     window: Count
@@ -94,6 +108,7 @@ class ReplayRequest(WireMap):
 class ReplayReply(WireMap):
     """`oldest` is the first offset still kept, `next` the one that the next verdict gets; `error` says why not."""
 
+    max_bytes: ClassVar[int] = MAX_REPLY_BYTES
     v: Version = WIRE_VERSION
     id: UInt64
     oldest: Offset = 0
@@ -107,7 +122,7 @@ WireMapT = TypeVar("WireMapT", bound=WireMap)
 
 def parse(model: type[WireMapT], data: bytes | memoryview) -> WireMapT:
     """Validate one map of the protocol. Raises MessageError naming the first field at fault."""
-    values = unpack_map(data, limit=MAX_REPLY_BYTES)
+    values = unpack_map(data, limit=model.max_bytes)
     try:
         return model.model_validate(values)
     except ValidationError as error:

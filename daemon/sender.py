@@ -199,10 +199,14 @@ class FrameSender:
             ack = connection.take(message)
             if connection.session != session:
                 self._buffer.rewind()
-            if ack is not None and ack.stream == self.stream and self._buffer.acknowledge(ack.seq):
+            if ack is None or ack.stream != self.stream:
+                continue
+            try:
                 verdict = ack.unpack_verdict()
-                if verdict is not None and self._on_ack is not None:
-                    self._on_ack(verdict)
+            except MessageError:
+                continue  # what it acknowledges is kept
+            if self._buffer.acknowledge(ack.seq) and verdict is not None and self._on_ack is not None:
+                self._on_ack(verdict)
 
     def _write(self, connection: "_Connection") -> None:
         while connection.session is not None and (frame := self._buffer.take(connection.window)) is not None:

@@ -11,6 +11,7 @@ from patchcore_engine.backbones.extractor import ExtractorIdentity
 from patchcore_engine.errors import DigestMismatchError, WeightsFormatError, WeightsMissingError
 
 FORMAT_VERSION: Final = 1
+_LONGEST_SHOWN: Final = 40
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,13 +54,15 @@ def read_sidecar(network: Path) -> Sidecar:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         version = content.pop("format_version")
-    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise WeightsFormatError(f"{path} isn't the description of an exported network.") from error
     if version != FORMAT_VERSION:
-        raise WeightsFormatError(f"{path} has format version {version}; this program reads {FORMAT_VERSION}.")
+        raise WeightsFormatError(
+            f"{path} has format version {str(version)[:_LONGEST_SHOWN]}; this program reads {FORMAT_VERSION}."
+        )
     try:
         sidecar = _parse(content)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise WeightsFormatError(f"{path} isn't the description of an exported network.") from error
     if file_sha256(network) != sidecar.sha256:
         raise DigestMismatchError(f"{network} isn't the file that {path.name} describes. Export it again.")

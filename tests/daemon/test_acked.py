@@ -302,11 +302,14 @@ def test_no_sequence_of_messages_raises_or_leaves_more_than_its_sessions(
         sent.append(parts)
         return True
 
-    door = AckedDoor(TakesAll(), send, max_window=2, max_sessions=2, heartbeat_ms=100, max_frame_bytes=100)
-    for routing_id, kind, rest in messages:
+    intake = TakesAll()
+    door = AckedDoor(intake, send, max_window=2, max_sessions=2, heartbeat_ms=60_000, max_frame_bytes=100)
+    for number, (routing_id, kind, rest) in enumerate(messages, 1):
         session = next((parse(Welcome, data).session for _, of, *_, data in reversed(sent) if of == WELCOME), b"")
         parts = [routing_id, kind, *(session if part == b"SESSION!" else part for part in rest)]
         door.handle([memoryview(part) for part in parts[:MAX_PARTS]], len(parts))
+        # Each message is answered, or handed over as a part that gets its verdict; never both, never neither.
+        assert len(sent) + intake.taken == number
         door.expire()
         door.tell_windows()
         door.reset_ended()
@@ -347,11 +350,14 @@ class TakesAll:
 
     accepting = True
     window = 2
+    taken = 0
 
     def receive(self, header: FrameHeader, payload: memoryview, reply: ReplyToken | None) -> Answer:
+        self.taken += 1
         return Answer.TAKEN
 
     def reject(self, header: FrameHeader | None, error: MessageError, reply: ReplyToken | None) -> Answer:
+        self.taken += 1
         return Answer.TAKEN
 
 

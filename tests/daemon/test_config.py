@@ -1,10 +1,13 @@
 """config.toml: the shipped file is the defaults, and every mistake is named with its path and range."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from daemon.config import RecipeSettings, Section, Settings, load_settings, parse_settings
+from daemon.config import RecipeSettings, Section, Settings, load_settings, parse_settings, settings_of
 from daemon.errors import ConfigError
 
 RECIPE = '[recipes.caps]\nbank = "caps"\n'
@@ -98,3 +101,51 @@ def test_the_journal_lies_in_the_state_folder_unless_said_otherwise() -> None:
 def test_settings_cant_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Settings().queue.frames = 1
+
+
+VALUES = st.recursive(
+    st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | st.sampled_from(["tcp://", "*", "../..", "\0"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=5,
+)
+SECTIONS = {
+    name: list(field.annotation.model_fields)
+    for name, field in Settings.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+}
+
+
+@given(st.text(max_size=200) | st.text(alphabet="[]{}=\"'.,#\n \\tx019ea-_", max_size=60))
+def test_any_text_is_a_configuration_or_a_config_error(text: str) -> None:
+    with contextlib.suppress(ConfigError):
+        parse_settings(text)
+
+
+@given(st.data())
+def test_any_value_of_any_key_is_taken_or_named_in_one_short_line(data: st.DataObject) -> None:
+    section = data.draw(st.sampled_from([*SECTIONS, "recipes.caps"]))
+    keys = SECTIONS.get(section, list(RecipeSettings.model_fields))
+    key, value = data.draw(st.sampled_from(keys)), data.draw(VALUES)
+    tables = {section: {key: value}} if section in SECTIONS else {"recipes": {"caps": {"bank": "b", key: value}}}
+    told = ""
+    try:
+        settings_of(tables)
+    except ConfigError as error:
+        told = str(error)
+    assert len(told) < 1000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a = " + "[" * 5000,
+        "[queue]\nframes = " + "9" * 5000,
+        "[queue]\nframes = 0x" + "f" * 5000,
+        "a." * 3000 + "b = 1",
+    ],
+    ids=["deep", "long", "long hexadecimal", "long key"],
+)
+def test_a_monstrous_configuration_is_refused_in_one_line(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_settings(text)
+    assert len(str(caught.value)) < 1000

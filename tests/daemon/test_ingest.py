@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import zmq
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from daemon.errors import BindError
 from daemon.ingest import Ingest
@@ -102,3 +104,31 @@ def test_a_port_in_use_is_a_bind_error_that_names_it(line: Line) -> None:
         Ingest(line.context, line.judge, push="tcp://127.0.0.1:*", acked=first.push_address, **options)
     first.stop()
     assert not first.push_address.endswith((":0", ":*"))
+
+
+HEADER_PIECES = st.sampled_from([frame_header(), frame_header(seq=9), frame_header(v=2), frame_header(encoding="bmp")])
+DAMAGED_HEADERS = st.tuples(HEADER_PIECES, st.integers(0, 60), st.binary(max_size=4)).map(
+    lambda drawn: drawn[0][: drawn[1]] + drawn[2] + drawn[0][drawn[1] + len(drawn[2]) :]
+)
+
+ANY_PART = HEADER_PIECES | DAMAGED_HEADERS | st.binary(max_size=20)
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.lists(HEADER_PIECES | DAMAGED_HEADERS | st.binary(max_size=20), min_size=1, max_size=4), max_size=30)
+)
+def test_every_message_at_the_push_door_is_received_or_rejected_once(
+    line: Line, camera: Peer, messages: list[list[bytes]]
+) -> None:
+    before = len(line.judge.received) + len(line.judge.rejected)
+    for parts in messages:
+        camera.send(*parts)
+    camera.send(frame_header(camera="last", seq=before), PNG)
+    line.journal.wait_for(
+        lambda: (
+            bool(line.judge.received)
+            and (line.judge.received[-1][0].camera, line.judge.received[-1][0].seq) == ("last", before)
+        )
+    )
+    assert len(line.judge.received) + len(line.judge.rejected) == before + len(messages) + 1

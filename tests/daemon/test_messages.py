@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import re
 from collections.abc import Callable
 
 import msgpack
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 
 from daemon.errors import MessageError
 from daemon.messages import (
+    CAMERA_PATTERN,
     MAX_HEADER_BYTES,
+    NO_CAMERA,
     FrameHeader,
     HeatmapHeader,
     Region,
@@ -25,7 +28,7 @@ from daemon.messages import (
     unpack_map,
 )
 from daemon.outcomes import Outcome, Reason
-from daemon.protocol import Ack, Hello, ReplayReply, ReplayRequest, Reset, Welcome, parse
+from daemon.protocol import Ack, Hello, Pong, ReplayReply, ReplayRequest, Reset, Welcome, WireMap, parse
 from tests.daemon.line import frame_header
 
 SCALARS = (
@@ -74,6 +77,75 @@ def test_headers_with_any_values_are_a_header_or_a_message_error(values: dict[st
 def test_verdicts_with_any_values_are_a_verdict_or_a_message_error(values: dict[str, object]) -> None:
     well = Verdict(camera="a", stream=1, seq=2, verdict=Outcome.PASS, captured_ns=0, received_ns=0).to_map()
     is_parsed_or_refused(Verdict.from_map, {**well, **values})
+
+
+HEATMAP = {"v": 1, "camera": "a", "stream": 1, "seq": 2, "offset": 3, "encoding": "png", "height": 4, "width": 5} | {
+    "rect": [0.0, 0.0, 4.0, 5.0],
+    "frame_height": 4,
+    "frame_width": 5,
+}
+
+
+@rubbish
+@given(st.dictionaries(st.sampled_from(list(HEATMAP)), ANYTHING))
+def test_heat_map_headers_with_any_values_are_a_header_or_a_message_error(values: dict[str, object]) -> None:
+    try:
+        header = HeatmapHeader.unpack(pack({**HEATMAP, **values}))
+    except MessageError:
+        return
+    assert re.fullmatch(CAMERA_PATTERN, header.camera) or header.camera == NO_CAMERA
+    assert hash((header.camera, header.stream, header.seq))
+
+
+@rubbish
+@given(st.sampled_from([Hello, Welcome, Ack, Pong, Reset, ReplayRequest, ReplayReply]), st.data())
+def test_protocol_maps_with_any_values_are_a_map_or_a_message_error(model: type[WireMap], data: st.DataObject) -> None:
+    values = data.draw(st.dictionaries(st.sampled_from(list(model.model_fields)), ANYTHING))
+    is_parsed_or_refused(parse, model, pack({"v": 1, **values}))
+
+
+@pytest.mark.parametrize("model", [Hello, Welcome, Pong, Reset, ReplayRequest])
+def test_a_short_message_of_the_protocol_is_not_read_when_it_is_long(model: type[WireMap]) -> None:
+    # Five thousand empty maps: seventy times their bytes in memory.
+    with pytest.raises(MessageError, match="larger than any"):
+        parse(model, b"\x81\xa1x\xdc\x13\x88" + b"\x80" * 5000)
+
+
+WELL = Verdict(camera="a", stream=1, seq=2, verdict=Outcome.PASS, captured_ns=0, received_ns=0).to_map()
+REGION = {"x": 1, "y": 2, "width": 3, "height": 4, "area": 5.0, "peak": 6.0, "centroid": [7.0, 8.0]}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"camera": "../../etc/cron.d/x"},
+        {"camera": "a/b"},
+        {"camera": "a\n"},
+        {"camera": ["a"]},
+        {"stream": "1"},
+        {"seq": 1.5},
+        {"offset": "7"},
+        {"part": 5},
+        {"bank": ["b"]},
+        {"score": "high"},
+        {"score": True},
+        {"count": 1.0},
+        {"captured_ns": None},
+        {"regions": [{**REGION, "x": "1"}]},
+        {"regions": [{**REGION, "peak": math.nan}]},
+        {"regions": [{**REGION, "centroid": [1.0]}]},
+        {"regions": [{**REGION, "more": 1}]},
+        {"regions": [5]},
+        {"stages": {"wait": "1"}},
+        {"stages": [1]},
+        {"verdict": "good"},
+        {"v": "1" * 10_000},
+    ],
+)
+def test_a_verdict_whose_field_a_reader_could_stumble_over_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(MessageError) as caught:
+        Verdict.from_map({**WELL, **wrong})
+    assert len(str(caught.value)) < 300
 
 
 @rubbish

@@ -3,14 +3,18 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgpack
 import pytest
 import zmq
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from daemon.messages import Region, Verdict, pack
 from daemon.outcomes import Outcome
 from daemon.protocol import REPLAY_REPLY_BYTES, ReplayReply, ReplayRequest, parse
 from tests.daemon.line import Line, Peer
 
+WELL = {"v": 1, "id": 1, "first": 0, "limit": 5}
 REGION = Region(x=1, y=2, width=3, height=4, area=5.0, peak=6.0, centroid=(7.0, 8.0))
 
 
@@ -115,3 +119,20 @@ def test_a_client_that_reads_no_reply_holds_up_no_other(line: Line, client: Peer
             except zmq.Again:
                 break
         assert offsets(ask(client, 0, 1)) == [0]
+
+
+REQUESTS = st.fixed_dictionaries(
+    {},
+    optional={
+        name: st.integers(-1, 2**64 - 1) | st.text(max_size=3) | st.none() for name in ("v", "id", "first", "limit")
+    },
+)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=40) | REQUESTS.map(lambda values: msgpack.packb({**WELL, **values})))
+def test_any_request_has_exactly_one_reply(line: Line, client: Peer, message: bytes) -> None:
+    reply = parse(ReplayReply, client.ask(message)[0])
+    assert reply.error is not None or len(reply.verdicts) <= len(line.journal.verdicts)
+    # Were the first one answered twice, this would be its second answer.
+    assert ask(client, 0, 0).id == 7

@@ -1,5 +1,6 @@
 """`FrameSender` against real doors that crash, restart, refuse and fall silent."""
 
+import queue
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +16,8 @@ from daemon.client import (
     SenderClosedError,
 )
 from daemon.messages import Verdict
-from daemon.outcomes import Reason
-from daemon.protocol import FRAME, HELLO, WELCOME, Welcome
+from daemon.outcomes import Outcome, Reason
+from daemon.protocol import ACK, FRAME, HELLO, WELCOME, Ack, Welcome
 from tests.daemon.line import PATIENCE_S, PNG, Line, MemoryJournal
 
 
@@ -128,6 +129,36 @@ def test_frames_are_sent_again_when_a_second_welcome_replaces_the_session() -> N
         _, kind, of_session, *_ = daemon.recv_multipart()
         assert (kind, of_session) == (FRAME, session)
     assert sender.resent == 1
+    sender.close()
+    daemon.close(linger=0)
+    context.term()
+
+
+def test_an_acknowledgement_whose_verdict_cant_be_read_leaves_its_frame_kept() -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    daemon = context.socket(zmq.ROUTER)
+    daemon.rcvtimeo = int(PATIENCE_S * 1000)
+    port = daemon.bind_to_random_port("tcp://127.0.0.1")
+    told: queue.SimpleQueue[Verdict] = queue.SimpleQueue()
+    sender = FrameSender(f"tcp://127.0.0.1:{port}", "left", on_ack=told.put)
+    sender.send(PNG)
+    sender.send(PNG)
+    routing_id = daemon.recv_multipart()[0]
+    daemon.send_multipart([routing_id, WELCOME, Welcome(session=b"session1", window=8, heartbeat_ms=60_000).pack()])
+    verdict = Verdict(camera="left", stream=sender.stream, seq=1, verdict=Outcome.PASS, captured_ns=0, received_ns=0)
+    for seq, wrong in ((0, {"camera": "../left"}), (1, {})):
+        ack = Ack(
+            session=b"session1",
+            window=8,
+            stream=sender.stream,
+            seq=seq,
+            offset=seq,
+            duplicate=False,
+            verdict={**verdict.to_map(), **wrong},
+        )
+        daemon.send_multipart([routing_id, ACK, ack.pack()])
+    assert told.get(timeout=PATIENCE_S).seq == 1
+    assert (sender.acknowledged, sender.pending) == (1, 1)
     sender.close()
     daemon.close(linger=0)
     context.term()
