@@ -63,6 +63,7 @@ class EngineSettings(Section):
     engine: Literal["mindspore", "openvino"] = "mindspore"
     precision_hint: Literal["auto", "float32", "bfloat16"] = "auto"
     cache_dir: Folder | None = None
+    search: Literal["faiss", "device"] = "faiss"
     device: Literal["CPU", "Ascend"] = "CPU"
     device_id: Annotated[int, Field(ge=0, le=63)] = 0
     precision: Literal["float32", "float16"] = "float32"

@@ -12,7 +12,7 @@ import structlog
 from daemon.config import ANY_CAMERA, RecipeSettings, Settings
 from daemon.errors import ConfigError
 from daemon.outcomes import Outcome
-from patchcore_engine.backbones.extractor import SubstituteExtractor
+from patchcore_engine.backbones.extractor import DeviceSearcher, SubstituteExtractor
 from patchcore_engine.bank import MemoryBank
 from patchcore_engine.bank_store import resolve
 from patchcore_engine.errors import DeviceError, ParityError, PatchcoreError
@@ -46,10 +46,13 @@ class Recipe:
         return Outcome.REVIEW if score >= self.review else Outcome.PASS
 
     def rehearse(self) -> None:
-        """Inspect one picture for real, and hold an engine that isn't the reference to it.
+        """Inspect one picture for real, and hold an engine that isn't the reference to it; compile the bank's search.
 
         Raises DeviceError when the score is no finite number, and ParityError.
         """
+        extractor = self.inspector.extractor
+        if isinstance(extractor, DeviceSearcher):
+            extractor.admit(self.bank)
         size = self.bank.manifest.image_size
         result = self.inspector.inspect([np.full((size, size, 3), 128, dtype=np.uint8)])[0]
         if result is None:
@@ -58,7 +61,6 @@ class Recipe:
             deviation = self.inspector.check_parity()
         except ParityError as error:
             raise ParityError(f"recipes.{self.name}: {error}") from error
-        extractor = self.inspector.extractor
         if deviation is not None and isinstance(extractor, SubstituteExtractor):
             log.info(
                 "parity",
@@ -166,4 +168,5 @@ def _open_extractor(bank: MemoryBank, settings: Settings, recipe: RecipeSettings
         engine=engine.engine,
         precision_hint=engine.precision_hint,
         cache_dir=settings.cache_dir,
+        search=engine.search,
     )

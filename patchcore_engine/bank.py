@@ -5,7 +5,6 @@ import hashlib
 import io
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Self
 
@@ -19,6 +18,7 @@ from patchcore_engine.index import NearestNeighbours
 from patchcore_engine.manifest import Manifest
 from patchcore_engine.npz import read_npz
 from patchcore_engine.parity_set import ParitySet
+from patchcore_engine.patch_distances import PatchDistances
 from patchcore_engine.projection import Projection
 from patchcore_engine.scoring import modelzoo_score, reweighted_score
 
@@ -34,14 +34,6 @@ _OPTIONAL: Final = frozenset({PARITY})
 _BESIDE: Final = frozenset({"report.html", ".report.html.partial"})
 
 OutcomeName = Literal["pass", "review", "fail"]
-
-
-@dataclass(frozen=True, slots=True)
-class PatchDistances:
-    """Distances of pictures' patches to their nearest bank vectors, float32 [n, patches], and these, int64."""
-
-    distances: NDArray[np.float32]
-    nearest: NDArray[np.int64]
 
 
 class MemoryBank:
@@ -152,21 +144,31 @@ class MemoryBank:
     def search(self, patches: NDArray[np.float32]) -> PatchDistances:
         """Find each patch's nearest bank vector. `patches`: float32 [n, patches, d]."""
         count, per_picture, dimension = patches.shape
-        distances, nearest = self.index.search(patches.reshape(-1, dimension), 1)
-        return PatchDistances(distances.reshape(count, per_picture), nearest.reshape(count, per_picture))
+        found, positions = self.index.search(patches.reshape(-1, dimension), 1)
+        distances, nearest = found.reshape(count, per_picture), positions.reshape(count, per_picture)
+        around = [self._around(*picture) for picture in zip(patches, distances, nearest, strict=True)]
+        return PatchDistances(distances, nearest, np.stack(around))
 
-    def image_score(
+    def image_score(self, distances: NDArray[np.float32], around: NDArray[np.float32]) -> float:
+        """Score one picture by its rows of a search's `PatchDistances`; NaN where a distance is."""
+        largest = float(distances.max())
+        if np.isnan(largest):
+            return largest
+        if self.manifest.score_mode == "modelzoo":
+            return modelzoo_score(around**2)
+        return reweighted_score(largest, around) if self.manifest.reweight else largest
+
+    def _around(
         self, patches: NDArray[np.float32], distances: NDArray[np.float32], nearest: NDArray[np.int64]
-    ) -> float:
-        """Score one picture. `patches`: float32 [patches, d]; the others as `search` returns them for this picture."""
+    ) -> NDArray[np.float32]:
         worst = int(np.argmax(distances))
         if self.manifest.score_mode == "modelzoo":
             found, _ = self.index.search(patches[worst : worst + 1], self.neighbours.shape[1])
-            return modelzoo_score(found[0] ** 2)
+            return np.asarray(found[0])
         if not self.manifest.reweight:
-            return float(distances[worst])
-        around = self.index.vectors[self.neighbours[nearest[worst]]]
-        return reweighted_score(float(distances[worst]), np.linalg.norm(around - patches[worst], axis=1))
+            return np.empty(0, dtype=np.float32)
+        vectors = self.index.vectors[self.neighbours[nearest[worst]]]
+        return np.asarray(np.linalg.norm(vectors - patches[worst], axis=1), dtype=np.float32)
 
     def outcome(self, score: float) -> OutcomeName:
         thresholds = self.manifest.thresholds

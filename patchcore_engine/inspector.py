@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from patchcore_engine.backbones.extractor import FeatureExtractor
 from patchcore_engine.bank import MemoryBank, OutcomeName
+from patchcore_engine.host_patches import embed_for_search
 from patchcore_engine.images import PreparedImage, Rect
 from patchcore_engine.parity import Deviation, check_parity
 from patchcore_engine.scoring import Region, anomaly_maps, find_regions, map_distances
@@ -46,7 +47,7 @@ class BatchResult:
 def inspect_batch(extractor: FeatureExtractor, items: Sequence[tuple[PreparedImage, MemoryBank]]) -> BatchResult:
     """Inspect up to max(extractor.batch_sizes) pictures, each against its own bank, in one pass of the network."""
     start = time.monotonic_ns()
-    patches = extractor.embed(np.stack([image.pixels for image, _bank in items]))
+    patches = embed_for_search(extractor, np.stack([image.pixels for image, _bank in items]))
     embedded = time.monotonic_ns()
     search_ns = 0
     inspections: list[Inspection | None] = [None] * len(items)
@@ -54,15 +55,14 @@ def inspect_batch(extractor: FeatureExtractor, items: Sequence[tuple[PreparedIma
     for _key, group in groupby(order, key=lambda position: id(items[position][1])):
         positions = list(group)
         bank = items[positions[0]][1]
-        own = patches if len(positions) == len(items) else patches[positions]
         before = time.monotonic_ns()
-        found = bank.search(own)
+        found = patches.search(bank, positions)
         search_ns += time.monotonic_ns() - before
         grid = (len(positions), *extractor.grid)
         shown = map_distances(found.distances, bank.manifest.score_mode).reshape(grid)
         maps = anomaly_maps(shown, bank.manifest.image_size)
         for row, position in enumerate(positions):
-            score = bank.image_score(own[row], found.distances[row], found.nearest[row])
+            score = bank.image_score(found.distances[row], found.around[row])
             if np.isfinite(score):
                 inspections[position] = _inspection(items[position][0], bank, score, maps[row])
     return BatchResult(inspections, embedded - start, search_ns, time.monotonic_ns() - embedded - search_ns)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from patchcore_engine.backbones.extractor import FeatureExtractor, ParityBounds, SubstituteExtractor
 from patchcore_engine.bank import MemoryBank
 from patchcore_engine.errors import ParityError
+from patchcore_engine.host_patches import embed_for_search
 from patchcore_engine.parity_set import ParitySet
 from patchcore_engine.scoring import map_distances
 
@@ -53,8 +54,8 @@ def deviation(extractor: FeatureExtractor, bank: MemoryBank) -> Deviation:
     parity = bank.parity
     if parity is None:
         raise ParityError(
-            f"Bank {bank.manifest.recipe}/{bank.version} holds no parity pictures, so no other engine may serve it: "
-            'fit it anew, or use engine = "mindspore".'
+            f"Bank {bank.manifest.recipe}/{bank.version} holds no parity pictures, so only the reference engine may "
+            'serve it, engine = "mindspore" with search = "faiss": set these, or fit it anew.'
         )
     distances, scores = _judge(extractor, bank, parity.pixels)
     thresholds, mode = bank.manifest.thresholds, bank.manifest.score_mode
@@ -80,7 +81,7 @@ def check_parity(extractor: FeatureExtractor, bank: MemoryBank) -> Deviation | N
             f"{extractor.engine} deviates from the reference on bank {bank.manifest.recipe}/{bank.version}: distances "
             f"by {found.distance:.2g} (at most {bounds.distance:g}), scores by {found.score:.2g} (at most "
             f"{bounds.score:g}), {found.verdicts} of {len(bank.parity.scores) if bank.parity else 0} verdicts. "
-            'Set precision_hint = "float32", or engine = "mindspore".'
+            f"{extractor.remedy}"
         )
     return found
 
@@ -92,11 +93,12 @@ def _judge(
     # Full batches of the largest size: the one that is compiled in any case.
     size = max(extractor.batch_sizes)
     order = np.arange(-(-len(pixels) // size) * size) % len(pixels)
-    batches = [extractor.embed(pixels[order[start : start + size]]) for start in range(0, len(order), size)]
-    patches = np.concatenate(batches)[: len(pixels)]
-    found = bank.search(patches)
-    scores = [bank.image_score(*row) for row in zip(patches, found.distances, found.nearest, strict=True)]
-    return found.distances, np.array(scores, dtype=np.float64)
+    distances, scores = [], []
+    for start in range(0, len(order), size):
+        found = embed_for_search(extractor, pixels[order[start : start + size]]).search(bank, range(size))
+        distances.append(found.distances)
+        scores += [bank.image_score(*picture) for picture in zip(found.distances, found.around, strict=True)]
+    return np.concatenate(distances)[: len(pixels)], np.array(scores[: len(pixels)], dtype=np.float64)
 
 
 def _worst(found: NDArray[np.floating], wanted: NDArray[np.floating], threshold: float) -> float:

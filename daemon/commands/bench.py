@@ -17,6 +17,7 @@ from daemon.commands.extractors import (
     Extractors,
     Precision,
     PrecisionHintOption,
+    SearchOption,
     load_bank,
 )
 from daemon.errors import ConfigError
@@ -66,6 +67,7 @@ def bench(
     device_id: DeviceIdOption = 0,
     engine: EngineOption = "mindspore",
     precision_hint: PrecisionHintOption = "auto",
+    search: SearchOption = "faiss",
     precision: Annotated[Precision, typer.Option(help="inspection: float16 needs an Ascend device.")] = "float32",
 ) -> None:
     """Measure speed: of an inspection on this host, or of any part of the project; docs/performance.md reads them."""
@@ -81,6 +83,7 @@ def bench(
         device_id=device_id,
         engine=engine,
         precision_hint=precision_hint,
+        search=search,
     )
     _time_inspection(extractors, bank, backbone or "efficientnet_lite0", vectors, precision, rounds or 10, as_json)
 

@@ -13,6 +13,7 @@ from daemon.commands.extractors import (
     EngineOption,
     Extractors,
     PrecisionHintOption,
+    SearchOption,
     WeightsOption,
     load_bank,
 )
@@ -48,6 +49,7 @@ def eval_(
     device_id: DeviceIdOption = 0,
     engine: EngineOption = "mindspore",
     precision_hint: PrecisionHintOption = "auto",
+    search: SearchOption = "faiss",
 ) -> None:
     """Judge a test set with a bank: AUROC, AUPRO, realised error rates beside the stated ones, and a report."""
     from rich.console import Console
@@ -74,6 +76,7 @@ def eval_(
         device_id=device_id,
         engine=engine,
         precision_hint=precision_hint,
+        search=search,
     )
     console = Console()
     evaluations: list[Evaluation] = []

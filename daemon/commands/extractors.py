@@ -16,6 +16,7 @@ Device = Literal["CPU", "Ascend"]
 Precision = Literal["float32", "float16"]
 Engine = Literal["mindspore", "openvino"]
 PrecisionHint = Literal["auto", "float32", "bfloat16"]
+Search = Literal["faiss", "device"]
 
 WeightsOption = Annotated[
     str | None,
@@ -34,6 +35,9 @@ EngineOption = Annotated[
 PrecisionHintOption = Annotated[
     PrecisionHint, typer.Option(help="With --engine openvino: auto takes bfloat16 where the processor has it.")
 ]
+SearchOption = Annotated[
+    Search, typer.Option(help="Where banks are searched. device: where MindSpore runs, meant for an NPU.")
+]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -46,6 +50,7 @@ class Extractors:
     device_id: int
     engine: Engine = "mindspore"
     precision_hint: PrecisionHint = "auto"
+    search: Search = "faiss"
     _opened: "dict[object, FeatureExtractor]" = field(default_factory=dict)
 
     def open(
@@ -70,6 +75,7 @@ class Extractors:
                 precision=precision,
                 engine=self.engine,
                 precision_hint=self.precision_hint,
+                search=self.search,
             )
         return self._opened[key]
 

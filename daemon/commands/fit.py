@@ -15,6 +15,7 @@ from daemon.commands.extractors import (
     Extractors,
     Precision,
     PrecisionHintOption,
+    SearchOption,
     WeightsOption,
 )
 
@@ -78,6 +79,7 @@ def fit(
     device_id: DeviceIdOption = 0,
     engine: EngineOption = "mindspore",
     precision_hint: PrecisionHintOption = "auto",
+    search: SearchOption = "faiss",
     precision: Annotated[Precision, typer.Option(help="float16 needs an Ascend device.")] = "float32",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -109,6 +111,7 @@ def fit(
         device_id=device_id,
         engine=engine,
         precision_hint=precision_hint,
+        search=search,
     )
     results: list[dict[str, Any]] = []
     failed: list[str] = []

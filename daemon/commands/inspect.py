@@ -13,6 +13,7 @@ from daemon.commands.extractors import (
     EngineOption,
     Extractors,
     PrecisionHintOption,
+    SearchOption,
     WeightsOption,
     load_bank,
 )
@@ -32,6 +33,7 @@ def inspect(
     device_id: DeviceIdOption = 0,
     engine: EngineOption = "mindspore",
     precision_hint: PrecisionHintOption = "auto",
+    search: SearchOption = "faiss",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line for each picture.")] = False,
 ) -> None:
     """Judge pictures with a bank and show the verdicts; a picture that can't be read gives status 1."""
@@ -51,6 +53,7 @@ def inspect(
         device_id=device_id,
         engine=engine,
         precision_hint=precision_hint,
+        search=search,
     ).inspector(loaded)
     thresholds = loaded.manifest.thresholds
     table = Table(

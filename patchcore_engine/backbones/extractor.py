@@ -2,14 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from patchcore_engine.patch_distances import PatchDistances
+
+if TYPE_CHECKING:
+    from patchcore_engine.bank import MemoryBank
+
 EmbeddingMode = Literal["paper", "modelzoo"]
 Engine = Literal["mindspore", "openvino"]
 PrecisionHint = Literal["auto", "float32", "bfloat16"]
+Search = Literal["faiss", "device"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,19 +82,48 @@ class ParityBounds:
 
 @runtime_checkable
 class SubstituteExtractor(FeatureExtractor, Protocol):
-    """An extractor of another engine that tells the identity of the one it stands in for.
+    """An extractor that tells the identity of the one it stands in for, and computes otherwise.
 
     It serves a bank only after a parity check (`patchcore_engine.parity`).
     """
 
     @property
     def engine(self) -> str:
-        """The library, its version and the precision it computes in; for people and logs."""
+        """The library, its version and what is special about it; for people and logs."""
         ...
 
     @property
     def parity_bounds(self) -> ParityBounds: ...
 
+    @property
+    def remedy(self) -> str:
+        """A sentence: which settings to change where a bank refuses this extractor."""
+        ...
+
     def reference(self) -> FeatureExtractor:
         """Open the extractor that this one stands in for."""
+        ...
+
+
+class SearchablePatches(Protocol):
+    """The patch vectors of one batch, wherever they are."""
+
+    def search(self, bank: "MemoryBank", pictures: Sequence[int]) -> PatchDistances:
+        """Search `bank` for these pictures of the batch, by their positions in it."""
+        ...
+
+
+@runtime_checkable
+class DeviceSearcher(Protocol):
+    """What an extractor has that searches banks where it computes, so that patch vectors needn't leave the device.
+
+    The thread that calls `embed` calls these, too.
+    """
+
+    def admit(self, bank: "MemoryBank") -> None:
+        """Put `bank` on the device and compile its search for every batch size; it leaves when it is collected."""
+        ...
+
+    def embed_for_search(self, images: NDArray[np.uint8]) -> SearchablePatches:
+        """Embed `images` as `FeatureExtractor.embed` does, and keep the patches on the device."""
         ...

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from patchcore_engine.backbones.extractor import EmbeddingMode, Engine, FeatureExtractor, PrecisionHint
+from patchcore_engine.backbones.extractor import EmbeddingMode, Engine, FeatureExtractor, PrecisionHint, Search
 from patchcore_engine.backbones.registry import backbone_spec
 from patchcore_engine.backbones.sleeping import NAME as SLEEPING
 from patchcore_engine.backbones.sleeping import SleepingExtractor
@@ -12,6 +12,9 @@ from patchcore_engine.backbones.weights import load_weights
 from patchcore_engine.errors import DeviceError, WeightsFormatError
 from patchcore_engine.images import Geometry
 from patchcore_engine.runtime import Device, Precision
+
+if TYPE_CHECKING:
+    from patchcore_engine.backbones.mindspore_extractor import NetworkExtractor
 
 SLEEPING_IMAGE_SIZE: Final = 64
 
@@ -32,6 +35,7 @@ def open_extractor(
     engine: Engine = "mindspore",
     precision_hint: PrecisionHint = "auto",
     cache_dir: Path | None = None,
+    search: Search = "faiss",
 ) -> FeatureExtractor:
     """Open the extractor that the settings name; heavy libraries are loaded here, not at import.
 
@@ -40,6 +44,8 @@ def open_extractor(
     (where given) must be those it was exported with, else WeightsFormatError.
     `engine` "openvino" runs the same weights on the CPU (`OpenVinoExtractor`, which takes `precision_hint` and
     `cache_dir`); what it opens serves a bank only after a parity check.
+    `search` "device" lets MindSpore's network search banks on its device, too (`DeviceSearchExtractor`); what it opens
+    serves a bank only after a parity check.
     `backbone` "sleeping" opens the `SleepingExtractor`, which takes `sleep_ms` for each batch and no weights.
     Raises WeightsError and DeviceError.
     """
@@ -47,6 +53,10 @@ def open_extractor(
         image_size = geometry.image_size if geometry else SLEEPING_IMAGE_SIZE
         return SleepingExtractor(image_size=image_size, batch_sizes=batch_sizes, seconds_per_batch=sleep_ms / 1e3)
     if engine == "openvino":
+        if search == "device":
+            raise DeviceError(
+                'search = "device" searches where MindSpore runs: with engine = "openvino" set search = "faiss".'
+            )
         return _open_openvino(
             backbone,
             weights,
@@ -60,6 +70,38 @@ def open_extractor(
             precision_hint=precision_hint,
             cache_dir=cache_dir,
         )
+    network = _open_mindspore(
+        backbone,
+        weights,
+        geometry,
+        embedding,
+        device=device,
+        device_id=device_id,
+        precision=precision,
+        batch_sizes=batch_sizes,
+        weights_dir=weights_dir,
+        backbone_file=backbone_file,
+    )
+    if search == "device":
+        from patchcore_engine.backbones.device_search import DeviceSearchExtractor
+
+        return DeviceSearchExtractor(network)
+    return network
+
+
+def _open_mindspore(
+    backbone: str,
+    weights: str | Path | None,
+    geometry: Geometry | None,
+    embedding: EmbeddingMode,
+    *,
+    device: Device,
+    device_id: int,
+    precision: Precision,
+    batch_sizes: Sequence[int],
+    weights_dir: Path | None,
+    backbone_file: Path | None,
+) -> "NetworkExtractor":
     if backbone_file is not None:
         return _open_exported(
             backbone_file, backbone, geometry, embedding, device=device, device_id=device_id, batch_sizes=batch_sizes
@@ -125,7 +167,7 @@ def _open_exported(
     device: Device,
     device_id: int,
     batch_sizes: Sequence[int],
-) -> FeatureExtractor:
+) -> "NetworkExtractor":
     from patchcore_engine.backbones.mindspore_extractor import MindIRExtractor
 
     extractor = MindIRExtractor(path, device=device, device_id=device_id, batch_sizes=batch_sizes)

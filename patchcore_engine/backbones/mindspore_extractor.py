@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchcore_engine.backbones.extractor import EmbeddingMode, ExtractorIdentity
-from patchcore_engine.backbones.fixed_batches import BATCH_SIZES, FixedBatchExtractor
+from patchcore_engine.backbones.fixed_batches import BATCH_SIZES, FixedBatchExtractor, pad_batch
 from patchcore_engine.backbones.registry import BackboneSpec
 from patchcore_engine.backbones.sidecar import read_sidecar
 from patchcore_engine.backbones.weights import Weights
@@ -24,7 +24,9 @@ from mindspore import Tensor, nn  # noqa: E402
 from patchcore_engine.backbones.network import PatchNetwork  # noqa: E402
 
 
-class _NetworkExtractor(FixedBatchExtractor):
+class NetworkExtractor(FixedBatchExtractor):
+    """Runs a MindSpore cell: uint8 [n, s, s, 3] -> float32 [n, patches, dimension]."""
+
     def __init__(
         self,
         network: Callable[[Any], Any],
@@ -37,12 +39,16 @@ class _NetworkExtractor(FixedBatchExtractor):
         super().__init__(identity, grid=grid, dimension=dimension, batch_sizes=batch_sizes)
         self._network = network
 
+    def embed_on_device(self, images: NDArray[np.uint8]) -> Any:
+        """Return what `embed` does as a tensor that stays on the device, with the rows of the padding."""
+        return self._network(Tensor(pad_batch(images, self._batch_sizes, self._identity.image_size)))
+
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         patches: NDArray[np.float32] = self._network(Tensor(images)).asnumpy()
         return patches
 
 
-class MindSporeExtractor(_NetworkExtractor):
+class MindSporeExtractor(NetworkExtractor):
     """`FeatureExtractor` of a backbone built from its weights.
 
     Raises DeviceError where `device` is absent or can't compute in `precision`. May be made in one thread and used in
@@ -98,7 +104,7 @@ class MindSporeExtractor(_NetworkExtractor):
         return self._network
 
 
-class MindIRExtractor(_NetworkExtractor):
+class MindIRExtractor(NetworkExtractor):
     """`FeatureExtractor` from an exported `.mindir` file, without the Python network or the weights.
 
     Raises what `read_sidecar` raises, WeightsFormatError where the file isn't a network, and DeviceError.

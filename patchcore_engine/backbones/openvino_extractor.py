@@ -89,6 +89,10 @@ class OpenVinoExtractor(FixedBatchExtractor):
     def parity_bounds(self) -> ParityBounds:
         return FLOAT32_BOUNDS if self._precision == "float32" else REDUCED_BOUNDS
 
+    @property
+    def remedy(self) -> str:
+        return 'Set precision_hint = "float32", or engine = "mindspore".'
+
     def reference(self) -> "MindSporeExtractor":
         from patchcore_engine.backbones.mindspore_extractor import MindSporeExtractor
 

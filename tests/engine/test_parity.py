@@ -34,6 +34,10 @@ class OtherEngine(SleepingExtractor):
     def parity_bounds(self) -> ParityBounds:
         return ParityBounds(distance=1e-3, score=1e-3)
 
+    @property
+    def remedy(self) -> str:
+        return "Ask for another."
+
     def reference(self) -> FeatureExtractor:
         return SleepingExtractor()
 
@@ -81,7 +85,7 @@ def test_an_engine_that_agrees_may_serve(bank: MemoryBank) -> None:
 def test_an_engine_that_deviates_is_refused_with_what_to_do(gain: float, bank: MemoryBank) -> None:
     with (
         np.errstate(invalid="ignore"),
-        pytest.raises(ParityError, match=r'other 1\.0 deviates .* Set precision_hint = "float32", or engine'),
+        pytest.raises(ParityError, match=r"other 1\.0 deviates .* verdicts\. Ask for another\."),
     ):
         Inspector(OtherEngine(gain), bank).check_parity()
 

@@ -1,0 +1,160 @@
+"""A memory bank on the device that the network runs on, and the graph that searches it there."""
+
+from collections.abc import Sequence, Set
+from typing import Any, Final, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchcore_engine.runtime import prepare_process
+
+prepare_process()
+
+import mindspore  # noqa: E402  (the process must be prepared first)
+from mindspore import Tensor, nn, ops  # noqa: E402
+
+# Banks are filled up to a multiple of this, so that one fitted anew mostly takes the graphs that are compiled.
+_VECTORS_STEP: Final = 512
+# The product of patches and bank vectors that one graph makes; a CPU holds it four times, an NPU twice.
+_PRODUCT_BYTES: Final = 128 << 20
+# Vectors beyond those asked for that are compared in full, where the products could have misplaced the last ones.
+_SPARE_NEIGHBOURS: Final = 7
+# The squared length of what fills a bank up: no patch is near it.
+_FARTHEST: Final = float(np.finfo(np.float32).max)
+
+ScoreMode = Literal["paper", "modelzoo"]
+
+
+class _SearchGraph(nn.Cell):  # type: ignore[misc]
+    """Patches float32 [n, patches, d] and a bank -> distances [n, patches], nearest int32 [n, patches], around [n, k].
+
+    One matrix product ranks the vectors: y is nearer the smaller |y|^2 - 2xy is, all of it less the bank's mean, so
+    that little cancels. What leaves is computed from the difference of each patch and its vector, where nothing does.
+    With products that are off by u|x||y|, the squared distance of the vector found is at most 4u|x||y| above the
+    smallest one: u is about 2^-22 in float32, and 2^-11 on devices that round the factors to half precision.
+
+    Everything is float32 whatever the network computes in: a squared length of real features passes what float16
+    holds. `mode` "modelzoo" gives each picture's worst patch its own nearest vectors, "paper" the neighbours that the
+    bank keeps of its nearest one.
+    """
+
+    def __init__(self, mode: ScoreMode, asked: int, considered: int) -> None:
+        super().__init__()
+        self.own_neighbours = mode == "modelzoo"
+        self.asked = asked
+        self.considered = considered
+        self.product = ops.MatMul(transpose_b=True)
+        self.argmin = ops.Argmin(axis=-1, output_type=mindspore.int32)
+        self.argmax = ops.Argmax(axis=-1, output_type=mindspore.int32)
+        self.set_train(False)
+
+    def construct(self, patches: Any, mean: Any, vectors: Any, norms: Any, neighbours: Any) -> Any:
+        pictures, count, dimension = patches.shape
+        rows = ops.reshape(patches, (pictures * count, dimension)) - mean
+        # What a device makes of NaN as a position must not be looked up.
+        nearest = ops.minimum(self.argmin(self.product(rows * -2.0, vectors) + norms), vectors.shape[0] - 1)
+        distances = ops.reshape(self.lengths(rows - ops.gather(vectors, nearest, 0)), (pictures, count))
+        worst = self.argmax(distances) + ops.arange(0, pictures * count, count, dtype=mindspore.int32)
+        farthest = ops.gather(rows, worst, 0)
+        if self.own_neighbours:
+            ranks = self.product(farthest * -2.0, vectors) + norms
+            _, chosen = ops.topk(-ranks, self.considered)
+        else:
+            chosen = ops.gather(neighbours, ops.gather(nearest, worst, 0), 0)
+        around = self.lengths(ops.gather(vectors, chosen, 0) - ops.expand_dims(farthest, 1))
+        if self.own_neighbours:
+            around = -ops.topk(-around, self.asked)[0]
+        return distances, ops.reshape(nearest, (pictures, count)), around
+
+    def lengths(self, differences: Any) -> Any:
+        return ops.sqrt(ops.reduce_sum(ops.square(differences), -1))
+
+
+class _PickGraph(nn.Cell):  # type: ignore[misc]
+    """Patches [n, patches, d] and positions int32 [m] -> the patches of these pictures, [m, patches, d]."""
+
+    def construct(self, patches: Any, pictures: Any) -> Any:
+        return ops.gather(patches, pictures, 0)
+
+
+class _UploadGraph(nn.Cell):  # type: ignore[misc]
+    """Vectors float32 [N, d], present float32 [N] (1, or 0 for filling) and neighbours int32 [N, k] -> the mean, the
+    centred vectors, their squared lengths, and the neighbours.
+
+    What a graph makes stays on the device, and goes into the next graph without being copied.
+    """
+
+    def construct(self, vectors: Any, present: Any, neighbours: Any) -> Any:
+        mean = ops.reduce_sum(vectors, 0) / ops.reduce_sum(present)
+        centred = (vectors - mean) * ops.expand_dims(present, 1)
+        norms = ops.reduce_sum(ops.square(centred), -1) + (1.0 - present) * _FARTHEST
+        return mean, centred, norms, ops.minimum(neighbours, vectors.shape[0] - 1)
+
+
+class SearchKind(NamedTuple):
+    """What a graph is compiled for; banks of one kind share it. `size`: vectors, filling among them."""
+
+    mode: ScoreMode
+    size: int
+    asked: int
+    considered: int
+
+
+class SearchGraphs:
+    """The graphs of one extractor, which all its banks share."""
+
+    def __init__(self) -> None:
+        self.pick = _PickGraph()
+        self.upload = _UploadGraph()
+        self._searches: dict[SearchKind, _SearchGraph] = {}
+
+    def search(self, kind: SearchKind) -> Any:
+        if kind not in self._searches:
+            self._searches[kind] = _SearchGraph(kind.mode, kind.asked, kind.considered)
+        return self._searches[kind]
+
+    def keep(self, kinds: Set[SearchKind]) -> None:
+        """Forget the graphs of all other kinds."""
+        for kind in self._searches.keys() - kinds:
+            del self._searches[kind]
+
+
+class BankOnDevice:
+    """A bank's vectors and its table of neighbours, resident on the device while this object lives.
+
+    `vectors`: float32 [n, d]. `neighbours`: int32 [n, k]. `pictures_at_once`: the largest of the batch sizes whose
+    product with the bank isn't too large, of `patches` for each picture.
+    """
+
+    def __init__(
+        self,
+        vectors: NDArray[np.float32],
+        neighbours: NDArray[np.int32],
+        mode: ScoreMode,
+        *,
+        patches: int,
+        batch_sizes: Sequence[int],
+        graphs: SearchGraphs,
+    ) -> None:
+        (count, dimension), asked = vectors.shape, neighbours.shape[1]
+        size = -(-count // _VECTORS_STEP) * _VECTORS_STEP
+        filled = np.zeros((size, dimension), np.float32)
+        filled[:count] = vectors
+        table = np.zeros((size, asked), np.int32)
+        table[:count] = neighbours
+        present = (np.arange(size) < count).astype(np.float32)
+        self._tensors = graphs.upload(Tensor(filled), Tensor(present), Tensor(table))
+        self.kind = SearchKind(mode, size, asked, min(asked + _SPARE_NEIGHBOURS, count))
+        self._graph = graphs.search(self.kind)
+        fitting = [number for number in batch_sizes if number * patches * size * 4 <= _PRODUCT_BYTES]
+        self.pictures_at_once = max(fitting, default=min(batch_sizes))
+
+    def search(self, patches: Any) -> tuple[Any, Any, Any]:
+        """Search for the patches of one of the batch sizes, a tensor; return tensors as `_SearchGraph` says."""
+        found: tuple[Any, Any, Any] = self._graph(patches, *self._tensors)
+        return found
+
+
+def tensor(array: NDArray[np.generic]) -> Any:
+    """Return `array` as a tensor, which is copied to the device when a graph takes it."""
+    return Tensor(array)
