@@ -1,6 +1,6 @@
 """A memory bank on the device that the network runs on, and the graph that searches it there."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -101,7 +101,11 @@ class SearchKind(NamedTuple):
 
 
 class SearchGraphs:
-    """The graphs of one extractor, which all its banks share."""
+    """The graphs of one extractor, which all its banks share.
+
+    None is forgotten before all are: when a cell goes, MindSpore 2.10 forgets what it compiled for inputs of the same
+    shapes in other cells too, and a batch would wait for the compiler.
+    """
 
     def __init__(self) -> None:
         self.pick = _PickGraph()
@@ -112,11 +116,6 @@ class SearchGraphs:
         if kind not in self._searches:
             self._searches[kind] = _SearchGraph(kind.mode, kind.asked, kind.considered)
         return self._searches[kind]
-
-    def keep(self, kinds: Set[SearchKind]) -> None:
-        """Forget the graphs of all other kinds."""
-        for kind in self._searches.keys() - kinds:
-            del self._searches[kind]
 
 
 class BankOnDevice:

@@ -87,8 +87,6 @@ class DeviceSearchExtractor:
         for size in self.batch_sizes:
             if size <= resident.pictures_at_once:
                 resident.search(self._zeros(size))
-        # Graphs go here and not with their last bank, which may be collected in a thread that doesn't own the device.
-        self._graphs.keep({other.kind for other in self._banks.values()})
 
     def on_device(self, bank: "MemoryBank") -> BankOnDevice:
         """Return `bank` as it lies on the device, uploaded now where it is new."""

@@ -101,6 +101,8 @@ def settings(resnet_bank: MemoryBank, second_bank: MemoryBank, tmp_path: Path) -
 
 
 def test_a_reload_swaps_the_resident_banks(settings: Settings) -> None:
+    # Cells of other tests that aren't collected yet would take compiled shapes with them.
+    gc.collect()
     recipes = load_recipes(settings)
     (extractor,) = recipes.extractors().values()
     assert isinstance(extractor, DeviceSearchExtractor)
