@@ -103,7 +103,7 @@ class _Server(ThreadingHTTPServer):
         """A client that hangs up is no event; anything else is logged, and the next request is served."""
         error = sys.exception()
         if not isinstance(error, ConnectionError | TimeoutError):
-            log.error("health_request_failed", exc_info=error)
+            log.error("health_request_failed", advice="Report this; the next request is served.", exc_info=error)
 
 
 class _Request(io.RawIOBase):

@@ -10,6 +10,7 @@ import numpy as np
 import structlog
 
 from daemon.engine_health import EngineHealth
+from daemon.log_limit import LogLimit
 from daemon.messages import FrameHeader, Region, Stages, Verdict
 from daemon.outcomes import Reason
 from daemon.recipes import Recipe
@@ -23,6 +24,8 @@ from patchcore_engine.picture_header import JPEG_SIGNATURE, PNG_SIGNATURE
 Result = TypeVar("Result")
 
 log = structlog.get_logger()
+
+_decode_log: Final = LogLimit()
 
 _SIGNATURES: Final = {"jpeg": JPEG_SIGNATURE, "png": PNG_SIGNATURE}
 _RAW_DTYPES: Final[dict[str, np.dtype[np.uint8] | np.dtype[np.uint16]]] = {
@@ -90,7 +93,15 @@ def decode_frame(ticket: Ticket, recipe: Recipe, taken_ns: int) -> DecodedFrame 
         case GeometryError():
             return Refusal(Reason.BAD_GEOMETRY, str(image))
         case Exception():
-            log.error("decode_failed", camera=ticket.camera, seq=ticket.seq, exc_info=image)
+            if (held_back := _decode_log.due()) is not None:
+                log.error(
+                    "decode_failed",
+                    camera=ticket.camera,
+                    seq=ticket.seq,
+                    held_back=held_back,
+                    advice="Look at what the camera sends; report the traceback if it is a picture as it should be.",
+                    exc_info=image,
+                )
             return Refusal(Reason.ENGINE_ERROR, f"Decoding failed: {type(image).__name__}.")
     decode_ns = time.monotonic_ns() - begin_ns
     return DecodedFrame(ticket=ticket, recipe=recipe, image=image, taken_ns=taken_ns, decode_ns=decode_ns)

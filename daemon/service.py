@@ -37,6 +37,7 @@ from patchcore_engine.errors import DeviceError, PatchcoreError
 log = structlog.get_logger()
 
 TICK_S: Final = 0.5
+CRASHED: Final = "systemd starts the daemon again, and senders at the acked door lose nothing. Report the traceback."
 KEEP_SERVING: Final = "The banks from before serve on. Mend what the error names (`patchline bank verify`), and reload."
 # Libraries, journal, sockets, and a few readers.
 OWN_DESCRIPTORS: Final = 64
@@ -108,7 +109,7 @@ class Service:
             while not self._stop_asked and self._crashed is None:
                 self._tick()
             if self._crashed is not None:
-                log.critical("crashed", thread=self._crashed)
+                log.critical("crashed", thread=self._crashed, advice=CRASHED)
                 # Whatever thread is left may wait for the one that died.
                 self._flush_and_exit(1)
             self._drain(stations)
@@ -163,7 +164,7 @@ class Service:
 
     def _thread_died(self, args: threading.ExceptHookArgs) -> None:
         name = args.thread.name if args.thread is not None else "unknown"
-        log.critical("thread_died", thread=name, exc_info=args.exc_value)
+        log.critical("thread_died", thread=name, advice=CRASHED, exc_info=args.exc_value)
         if name == AUTHENTICATOR:
             # The doors refuse everybody by themselves; who is connected goes on, until systemd's watchdog restarts us.
             log.critical("authenticator_failed", advice="Nobody new gets in, who is in stays. Restart the daemon.")
@@ -300,7 +301,7 @@ class Service:
             settings = settings.model_copy(update={"security": _keys_of(self._settings, settings)})
         for section in Settings.model_fields:
             if section not in ("recipes", "banks") and getattr(settings, section) != getattr(self._settings, section):
-                log.warning("restart_needed", section=section)
+                log.warning("restart_needed", section=section, advice="Restart the daemon to take it up.")
 
     def _write_addresses(self) -> dict[str, str]:
         """Tell clients on this host the addresses, and the key to know the daemon by."""

@@ -1,5 +1,6 @@
 """The log: one JSON object per line for machines, text for a person at a terminal."""
 
+import ast
 import json
 import os
 import pty
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+import daemon
 from daemon.log_limit import LogLimit
 from daemon.logs import set_up_logging
 
@@ -54,3 +56,25 @@ def test_of_lines_that_repeat_the_first_comes_at_once_and_the_next_tells_how_man
     while (told := limit.due()) is None:
         held_back += 1
     assert told == held_back
+
+
+def troubles() -> Iterator[tuple[str, ast.Call]]:
+    """Every warning and error that the daemon's code logs."""
+    for path in Path(daemon.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("log.warning", "log.error", "log.critical"):
+                yield f"{path.name}:{node.lineno}", node
+
+
+def test_every_trouble_in_the_log_says_what_to_do() -> None:
+    found = dict(troubles())
+    assert len(found) > 15
+    for place, call in found.items():
+        # An error made on purpose says it itself.
+        assert {"advice", "error"} & {keyword.arg for keyword in call.keywords}, place
+
+
+def test_every_trouble_in_the_log_stands_in_the_table_of_faults(repository: Path) -> None:
+    told = (repository / "docs" / "reliability.md").read_text(encoding="utf-8")
+    events = {str(ast.literal_eval(call.args[0])) for _place, call in troubles()}
+    assert {event for event in events if f"`{event}`" not in told} == set()
