@@ -35,7 +35,14 @@ demo-line: $(STAMP) ## two cameras, a kill -9 and a reload under way; ends with 
 	$(BIN)/patchline demo --line $(DEMO_ARGS)
 
 test: $(STAMP) ## run the tests
+ifdef COVERAGE
+	@rm -rf .coverage
+	$(BIN)/python -X faulthandler -m coverage run -m pytest -m "not chaos" $(PYTEST_ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+else
 	$(BIN)/python -X faulthandler -m pytest -m "not chaos" $(PYTEST_ARGS)
+endif
 
 check: $(STAMP) ## lint, format check, type check, and a look for what is insecure
 	$(BIN)/ruff check .
@@ -88,7 +95,7 @@ lock: $(STAMP) ## write the newest versions that pyproject.toml allows into requ
 	echo pip-audit | $(UV_COMPILE) --upgrade --output-file requirements/audit.lock -
 
 clean: ## remove .venv, caches and the demo's output
-	rm -rf $(VENV) $(PEERS_VENV) $(AUDIT_VENV) demo-output soak-output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS_VENV) $(AUDIT_VENV) demo-output soak-output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): $(LIBRARIES) pyproject.toml

@@ -15,6 +15,9 @@ settings.load_profile("patchline")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Warnings are errors in the processes that tests start too, but for the one that MindSpore makes as it ends.
+os.environ["PYTHONWARNINGS"] = "error,ignore:getName() is deprecated:DeprecationWarning"
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

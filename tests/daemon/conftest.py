@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from patchcore_engine.images import Geometry, encode_png
 START_TIMEOUT_S = 120.0
 # What Python is told to run, before the configuration's path.
 SERVE = ("-m", "daemon.cli", "serve", "--config")
+END_S = 10.0
 
 
 def good_part(seed: int, size: int = 64) -> NDArray[np.uint8]:
@@ -122,6 +124,14 @@ class DaemonProcess:
         self.signal(signal.SIGTERM)
         return self.wait()
 
+    def end(self) -> None:
+        """Stop it if it stops, and kill it if it doesn't; a process that ends by itself tells what of it was tested."""
+        if self._process.poll() is None:
+            self.signal(signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(END_S)
+        self.kill()
+
     def kill(self) -> None:
         if self._process.poll() is None:
             self._process.kill()
@@ -178,7 +188,7 @@ def write_config(folder: Path, banks: Path, text: str = "", *, recipes: str | No
 
 @pytest.fixture
 def start_daemon(tmp_path: Path, sleeping_banks: Path) -> Iterator[Callable[..., DaemonProcess]]:
-    """Start daemons that serve the sleeping banks, ready when returned; they are killed at the end."""
+    """Start daemons that serve the sleeping banks, ready when returned; they are stopped at the end."""
     running: list[DaemonProcess] = []
 
     def start(
@@ -198,4 +208,4 @@ def start_daemon(tmp_path: Path, sleeping_banks: Path) -> Iterator[Callable[...,
 
     yield start
     for process in running:
-        process.kill()
+        process.end()
