@@ -11,6 +11,7 @@ from patchcore_engine.errors import CalibrationError
 
 MINIMUM_PICTURES: Final = 10
 _TAIL_FRACTION: Final = 0.2
+# Below MINIMUM_PICTURES, so that a score is left for the tail to begin at.
 _SMALLEST_TAIL: Final = 8
 _BOOTSTRAP_SAMPLES: Final = 400
 
@@ -56,7 +57,7 @@ def threshold_at(scores: NDArray[np.float64], rate: float, seed: int) -> Thresho
             method="empirical",
             interval=_interval(resamples[:, rank - 1]),
         )
-    tail_size = min(max(round(count * _TAIL_FRACTION), _SMALLEST_TAIL), count - 1)
+    tail_size = max(round(count * _TAIL_FRACTION), _SMALLEST_TAIL)
     location, scale, shape = (float(values[0]) for values in _fit_tail(ordered[None, :], tail_size))
     fraction = tail_size / count
     samples = _tail_quantile(*_fit_tail(resamples, tail_size), rate / fraction)

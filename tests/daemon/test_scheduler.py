@@ -1,6 +1,7 @@
 """The bounded queue: limits, fairness, batches, deadlines."""
 
 import threading
+import time
 from collections import deque
 from dataclasses import replace
 
@@ -8,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daemon.messages import Verdict
+from daemon.outcomes import Outcome, Reason
 from daemon.scheduler import Lookahead, QueuePolicy, Scheduler, Taken, Ticket
 from tests.daemon.tickets import ticket
 
@@ -93,6 +96,33 @@ def test_bytes_are_bounded_too() -> None:
     assert queue.bytes == 90
 
 
+def test_a_queue_that_is_just_full_of_bytes_sheds_nothing() -> None:
+    queue = scheduler(replace(ROOMY, bytes=100))
+    assert queue.offer(ticket(0, size=40)) == queue.offer(ticket(1, size=60)) == []
+    assert names(queue.offer(ticket(2, size=1))) == [("cam1", 0)]
+
+
+def test_bytes_are_shed_where_most_bytes_wait_and_frames_where_most_frames_do() -> None:
+    queue = scheduler(replace(ROOMY, bytes=100))
+    for seq in range(3):
+        queue.offer(ticket(seq, "many", size=10))
+    queue.offer(ticket(0, "heavy", size=60))
+    assert names(queue.offer(ticket(3, "many", size=20))) == [("heavy", 0)]
+    queue = scheduler(replace(ROOMY, frames=2, bytes=100))
+    queue.offer(ticket(0, "heavy", size=80))
+    queue.offer(ticket(0, "many", size=10))
+    assert names(queue.offer(ticket(1, "many", size=10))) == [("many", 0)]
+
+
+def test_a_blocking_queue_is_full_of_bytes_at_its_limit() -> None:
+    queue = scheduler(replace(ROOMY, bytes=100, shed="block"))
+    queue.offer(ticket(0, size=100))
+    assert queue.full
+    assert not queue.overfull
+    queue.offer(ticket(1, size=100))
+    assert queue.overfull
+
+
 def test_a_blocking_queue_sheds_nothing_and_says_that_it_is_full() -> None:
     queue = scheduler(replace(ROOMY, frames=2, shed="block"))
     assert not queue.full
@@ -130,8 +160,19 @@ def test_a_fresh_frame_is_tried_however_slow_the_engine_was() -> None:
     assert names(taken.batch) == [("cam1", 0)]
 
 
+def test_a_verdict_at_the_deadline_is_late_and_at_most_half_the_time_is_granted_to_what_is_ahead() -> None:
+    waiting = ticket(0, max_age_ms=10_000)
+    assert waiting.deadline_ns is not None
+    assert waiting.is_late(waiting.deadline_ns, 0)
+    assert not waiting.is_late(waiting.deadline_ns - 1, 0)
+    second, for_ever = 1_000_000_000, 3600 * 10**9
+    assert not waiting.is_late(waiting.received_monotonic_ns + 4 * second, for_ever)
+    assert waiting.is_late(waiting.received_monotonic_ns + 6 * second, for_ever)
+
+
 def test_the_lookahead_holds_the_slowest_of_late() -> None:
     ahead = Lookahead()
+    assert ahead.ns == 0
     for ns in (100, 1000, 100):
         ahead.observe(ns)
     assert ahead.ns == 910
@@ -156,6 +197,14 @@ def test_a_batch_may_be_held_back_until_it_is_full() -> None:
     taker.join(30)
     assert taken[0] is not None
     assert len(taken[0].batch) == 2
+
+
+def test_a_frame_is_held_back_no_longer_than_its_time() -> None:
+    queue = scheduler(replace(ROOMY, max_delay_ms=300))
+    waiting = ticket(0)
+    queue.offer(waiting)
+    assert len(take(queue, 2).batch) == 1
+    assert time.monotonic_ns() - waiting.received_monotonic_ns >= 300_000_000
 
 
 def test_a_closed_queue_hands_out_what_waits_and_then_nothing() -> None:
@@ -194,6 +243,29 @@ def test_the_longest_waiting_frame_is_known() -> None:
     queue.offer(first)
     queue.offer(ticket(0, "other"))
     assert queue.oldest_received_ns() == first.received_monotonic_ns
+
+
+def test_the_verdict_on_a_part_that_was_not_inspected_says_all_that_is_known_of_it() -> None:
+    part = ticket(5, "left", door="acked")
+    part.count = 3
+    part.header = part.header.model_copy(update={"trigger": 9, "part": "bolt"}) if part.header is not None else None
+    verdict = part.refused(Reason.SHED, "the queue was full")
+    assert verdict == Verdict(
+        camera="left",
+        stream=1,
+        seq=5,
+        count=3,
+        verdict=Outcome.NOT_INSPECTED,
+        reason=Reason.SHED,
+        detail="the queue was full",
+        captured_ns=5,
+        received_ns=part.received_ns,
+        trigger=9,
+        part="bolt",
+        recipe="caps",
+    )
+    part.header = None
+    assert part.refused(Reason.MISSING) == replace(verdict, reason=Reason.MISSING, detail=None, trigger=None, part=None)
 
 
 Offers = st.lists(st.tuples(st.sampled_from("abc"), st.integers(min_value=1, max_value=50)), max_size=80)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import genpareto
 
-from patchcore_engine.calibration import MINIMUM_PICTURES, p_value, threshold_at
+from patchcore_engine.calibration import MINIMUM_PICTURES, _fit_tail, p_value, threshold_at
 from patchcore_engine.errors import CalibrationError
 
 scores_of_good_parts = st.lists(st.floats(0.1, 50), min_size=MINIMUM_PICTURES, max_size=300).map(np.array)
@@ -72,17 +72,92 @@ def test_the_p_value_counts_good_parts_at_least_as_bad(scores: np.ndarray, score
 
 
 def test_too_few_good_parts_say_how_many_are_needed() -> None:
-    with pytest.raises(CalibrationError, match=f"9 good picture.*at least {MINIMUM_PICTURES}"):
+    with pytest.raises(CalibrationError) as caught:
         threshold_at(np.ones(9), 0.01, seed=0)
+    assert str(caught.value) == (
+        f"9 good picture(s) are too few to calibrate: at least {MINIMUM_PICTURES} are needed, "
+        "50 or more make the thresholds trustworthy."
+    )
 
 
 def test_a_score_that_is_no_number_is_refused() -> None:
     scores = np.ones(20)
     scores[3] = np.nan
-    with pytest.raises(CalibrationError, match="no number"):
+    with pytest.raises(CalibrationError) as caught:
         threshold_at(scores, 0.01, seed=0)
+    message = "A good picture has a score that is no number: check the weights and the pictures."
+    assert str(caught.value) == message
 
 
 def test_the_same_seed_gives_the_same_interval() -> None:
     scores = np.random.default_rng(1).gamma(9, 1, 50)
     assert threshold_at(scores, 0.01, seed=4) == threshold_at(scores, 0.01, seed=4)
+
+
+@pytest.mark.parametrize(
+    ("count", "rate", "rank"), [(199, 0.01, 198), (19, 0.05, 19), (99, 0.01, 99), (200, 0.01, 199)]
+)
+def test_the_empirical_threshold_is_the_conformal_quantile(count: int, rate: float, rank: int) -> None:
+    threshold = threshold_at(np.arange(1.0, count + 1), rate, seed=0)
+    assert (threshold.method, threshold.value, threshold.rate) == ("empirical", rank, rate)
+
+
+def test_the_interval_of_an_empirical_threshold_is_that_of_its_rank_in_resamples() -> None:
+    scores = np.random.default_rng(2).gamma(9, 1, 120)
+    threshold = threshold_at(scores, 0.05, seed=3)
+    resamples = np.random.default_rng(3).choice(np.sort(scores), (400, 120))
+    ranked = [sorted(resample)[115 - 1] for resample in resamples]  # ceil(121 * 0.95) = 115
+    assert threshold.interval == pytest.approx(tuple(np.quantile(ranked, [0.025, 0.975])))
+
+
+def test_an_extrapolated_threshold_states_the_tail_that_it_is_read_from() -> None:
+    scores = np.random.default_rng(1).gamma(9, 1, 200)
+    threshold = threshold_at(scores, 0.001, seed=0)
+    assert threshold.rate == 0.001
+    assert threshold.tail_location is not None
+    assert threshold.tail_location == np.sort(scores)[200 - 40 - 1]
+    shape, location, scale = threshold.tail_shape, threshold.tail_location, threshold.tail_scale
+    assert shape is not None
+    assert scale is not None
+    assert threshold.value == pytest.approx(genpareto.isf(0.001 * 200 / 40, shape, location, scale))
+
+
+def test_the_tail_is_fitted_by_the_probability_weighted_moments_of_hosking_and_wallis() -> None:
+    scores = np.sort(np.random.default_rng(7).gamma(9, 1, 200))
+    threshold = threshold_at(scores, 0.001, seed=0)
+    excess = scores[-40:] - scores[-41]
+    first = sum(excess) / 40
+    second = sum((1 - (rank - 0.35) / 40) * value for rank, value in enumerate(excess, start=1)) / 40
+    shape = 2 - first / (first - 2 * second)
+    assert threshold.tail_shape == pytest.approx(shape)
+    assert threshold.tail_scale == pytest.approx(first * (1 - shape))
+
+
+def test_an_outlier_among_good_parts_is_the_least_that_an_extrapolated_threshold_may_be() -> None:
+    scores = np.append(np.linspace(1, 2, 50), 1000.0)
+    assert threshold_at(scores, 0.001, seed=0).value >= 1000
+    # One fifth, and no less than 8, of a dozen equal scores and their end have no tail to speak of.
+    assert threshold_at(np.append(np.linspace(1, 2, 30), [2.0] * 12), 0.001, seed=0).value >= 2
+
+
+@pytest.mark.parametrize(
+    ("tail", "shape"), [(np.full(40, 5.0), -0.5), (np.append(np.full(39, 1.001), 1e6), 0.5)], ids=["blunt", "heavy"]
+)
+def test_a_tail_is_neither_blunter_nor_heavier_than_a_variance_allows(tail: np.ndarray, shape: float) -> None:
+    threshold = threshold_at(np.append(np.linspace(0.1, 1, 160), tail), 0.001, seed=0)
+    assert threshold.tail_shape == shape
+
+
+def test_the_interval_of_a_large_sample_is_narrow_around_the_true_quantile() -> None:
+    scores = np.random.default_rng(4).exponential(size=900)
+    threshold = threshold_at(scores, 0.001, seed=0)
+    low, high = threshold.interval
+    assert low < -np.log(0.001) < high
+    assert high - low < 4
+
+
+def test_resamples_are_fitted_each_by_itself() -> None:
+    rows = np.sort(np.random.default_rng(6).gamma(9, 1, (3, 50)), axis=1)
+    together = np.array(_fit_tail(rows, 10))
+    alone = np.hstack([np.array(_fit_tail(row[None], 10)) for row in rows])
+    np.testing.assert_allclose(together, alone)

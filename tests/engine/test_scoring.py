@@ -17,9 +17,9 @@ from patchcore_engine.scoring import (
 
 
 def test_the_reweighted_score_is_equation_7_of_the_paper() -> None:
-    neighbours = np.array([2.0, 2.5, 3.0], dtype=np.float32)
+    neighbours = np.array([2.0, 2.3, 3.1], dtype=np.float32)
     expected = (1 - np.exp(2.0) / np.exp(neighbours.astype(np.float64)).sum()) * 2.0
-    assert reweighted_score(2.0, neighbours) == pytest.approx(expected, rel=1e-6)
+    assert reweighted_score(2.0, neighbours) == pytest.approx(expected, rel=1e-12)
 
 
 def test_distances_that_overflow_an_exponential_still_give_a_finite_score() -> None:
@@ -32,9 +32,10 @@ def test_a_lone_bank_vector_gives_weight_zero_and_not_nan() -> None:
 
 
 def test_the_modelzoo_score_is_its_formula_on_squared_distances() -> None:
-    squared = np.array([4.0, 5.0, 6.0])
-    expected = (1 - np.exp(squared).max() / np.exp(squared).sum()) * 4.0
-    assert modelzoo_score(squared.astype(np.float32)) == pytest.approx(expected, rel=1e-6)
+    squared = np.array([4.1, 5.2, 6.3], dtype=np.float32)
+    exponentials = np.exp(squared.astype(np.float64))
+    expected = (1 - exponentials.max() / exponentials.sum()) * float(squared[0])
+    assert modelzoo_score(squared) == pytest.approx(expected, rel=1e-12)
 
 
 def test_modelzoo_maps_show_squared_distances() -> None:
@@ -80,6 +81,27 @@ def test_regions_never_leave_the_frame() -> None:
     assert (region.x, region.y, region.width, region.height) == (0, 0, 61, 60)
 
 
+def test_a_map_that_just_reaches_the_threshold_is_a_region() -> None:
+    anomaly_map = np.zeros((8, 8), dtype=np.float32)
+    anomaly_map[2, 3] = 0.5
+    (region,) = find_regions(anomaly_map, 0.5, Rect(0, 0, 8, 8), 8, 8)
+    assert (region.x, region.y, region.peak) == (3, 2, 0.5)
+
+
+def test_a_region_smaller_than_a_pixel_of_the_frame_is_one_pixel() -> None:
+    anomaly_map = np.zeros((64, 64), dtype=np.float32)
+    anomaly_map[8, 8] = 1
+    (region,) = find_regions(anomaly_map, 0.5, Rect(0, 0, 8, 8), 8, 8)
+    assert (region.width, region.height) == (1, 1)
+
+
+def test_a_map_wider_than_high_keeps_its_two_scales_apart() -> None:
+    anomaly_map = np.zeros((16, 64), dtype=np.float32)
+    anomaly_map[4:8, 16:32] = 1
+    (region,) = find_regions(anomaly_map, 0.5, Rect(0, 0, 64, 64), 64, 64)
+    assert (region.x, region.y, region.width, region.height) == (16, 16, 16, 16)
+
+
 def test_a_map_below_the_threshold_has_no_regions() -> None:
     assert find_regions(np.zeros((8, 8), dtype=np.float32), 0.1, Rect(0, 0, 8, 8), 8, 8) == ()
 
@@ -96,12 +118,28 @@ def test_heat_levels_use_the_banks_scale_not_the_pictures() -> None:
     scale = HeatScale(median=2.0, threshold=4.0)
     levels = scale.levels(np.array([[0.0, 2.0, 3.0, 4.0, 100.0]], dtype=np.float32))
     assert levels.tolist() == [[0, 0, 64, 128, 255]]
+    assert levels.dtype == np.uint8
 
 
-def test_an_overlay_leaves_cold_pixels_as_they_were() -> None:
+def test_an_overlay_leaves_cold_pixels_and_mixes_hot_ones_with_their_colour() -> None:
     pixels = np.full((4, 4, 3), 90, dtype=np.uint8)
     levels = np.zeros((4, 4), dtype=np.uint8)
-    levels[0, 0] = 255
+    levels[0, :3] = 64, 128, 255
     picture = overlay(pixels, levels)
-    assert (picture[1:, 1:] == 90).all()
-    assert (picture[0, 0] != 90).any()
+    turbo = cv2.applyColorMap(levels, cv2.COLORMAP_TURBO)[0, :3, ::-1]
+    shares = 0.65 * np.array([0.5, 1, 1])[:, None]
+    assert picture.dtype == np.uint8
+    assert (picture[1:] == 90).all()
+    np.testing.assert_allclose(picture[0, :3], 90 * (1 - shares) + turbo * shares, atol=1)
+
+
+def test_an_overlay_brings_levels_to_the_size_of_the_picture() -> None:
+    pixels = np.full((8, 16, 3), 90, dtype=np.uint8)
+    levels = np.zeros((2, 4), dtype=np.uint8)
+    levels[1, 3] = 255
+    picture = overlay(pixels, levels)
+    assert picture.shape == pixels.shape
+    assert (picture[:2, :4] == 90).all()
+    assert (picture[7, 15] != 90).any()
+    # Bilinear: from the hot corner to the cold the colour fades.
+    assert len({tuple(pixel) for pixel in picture[7]}) > 3
