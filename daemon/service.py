@@ -75,6 +75,8 @@ class Service:
         self._banks = footprints(self._settings)
         self._require(self._budget())
         with ExitStack() as resources:
+            resources.callback(self._bell_reader.close)
+            resources.callback(self._bell_writer.close)
             self._install(resources)
             state = resources.enter_context(StateFolder(self._settings.service.state_dir))
             self._telemetry.started.set_to_current_time()
@@ -100,6 +102,8 @@ class Service:
             resources.callback(guard.close)
             self._notifier.status("Loading banks")
             stations.pipeline.start()
+            # A start that fails closes the sockets, and the threads that use them must have ended before.
+            resources.callback(stations.pipeline.drain, 0)
             self._load()
             if not self._stop_asked:
                 stations.open_doors()

@@ -6,16 +6,22 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pytest
 import zmq
+from prometheus_client import CollectorRegistry
 
 from daemon.messages import Verdict
 from daemon.outcomes import Outcome, Reason
 from daemon.push_camera import PushCamera
 from daemon.sender import FrameSender
+from daemon.service import Service
+from daemon.telemetry import Telemetry
+from patchcore_engine.errors import BankMissingError
 from tests.daemon.conftest import DaemonProcess, fit_sleeping_bank, good_part, write_config
 from tests.daemon.serving import Start, journalled, metric, page, patchline, until, verdicts_of
 
@@ -208,6 +214,14 @@ def test_pushed_parts_are_answered_without_offset_while_the_journal_fails(start_
             camera.send(good_part(9))
             after = Verdict.unpack(subscriber.recv_multipart()[1])
     assert (after.offset, after.verdict) == (0, Outcome.PASS)
+
+
+def test_a_start_that_fails_has_ended_its_threads_when_it_closes_their_sockets(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    service = Service(write_config(tmp_path, tmp_path / "none"), Telemetry(CollectorRegistry()))
+    with pytest.raises(BankMissingError):
+        service.run()
+    assert "sink" not in {thread.name for thread in set(threading.enumerate()) - before}
 
 
 DYING_THREAD = """
