@@ -53,6 +53,8 @@ def greedy_k_centre(
 ) -> NDArray[np.int64]:
     """Select `count` rows of `points`, float32 [n, d], farthest first; return their positions in order of selection.
 
+    Of two points whose distances differ by rounding alone either may be first.
+
     The sequence is that of the plain loop, `plain_greedy_k_centre`, for a fraction of its work: the distance to the
     nearest centre only shrinks as centres are added, so an outdated one is an upper bound. Each round brings a pool of
     the largest bounds up to date by matrix products, and picks among the farthest of it while these are farther than
@@ -61,7 +63,7 @@ def greedy_k_centre(
     if count >= len(points):
         advance(len(points))
         return np.arange(len(points), dtype=np.int64)
-    selection = _Selection(np.ascontiguousarray(points), count, seed)
+    selection = _Selection(_centred(points), count, seed)
     reported, pool_size = 0, _POOL_SIZE
     while selection.chosen < count:
         advance(selection.chosen - reported)
@@ -184,6 +186,7 @@ def plain_greedy_k_centre(points: NDArray[np.float32], count: int, seed: int) ->
     total = len(points)
     if count >= total:
         return np.arange(total, dtype=np.int64)
+    points = _centred(points)
     norms = np.einsum("nd,nd->n", points, points)
     centres = np.empty(count, dtype=np.int64)
     centres[0] = np.random.default_rng(seed).integers(total)
@@ -194,6 +197,11 @@ def plain_greedy_k_centre(points: NDArray[np.float32], count: int, seed: int) ->
         np.minimum(nearest, _squared_distances(points, norms, int(centres[position])), out=nearest)
         nearest[centres[: position + 1]] = -np.inf
     return centres
+
+
+def _centred(points: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a copy about its mean: distances from lengths and products lose what the lengths have in common."""
+    return np.asarray(np.subtract(points, points.mean(axis=0), order="C"))
 
 
 def _squared_distances(points: NDArray[np.float32], norms: NDArray[np.float32], centre: int) -> NDArray[np.float32]:

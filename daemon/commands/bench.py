@@ -41,7 +41,7 @@ def bench(
     ] = None,
     pictures: Annotated[
         Path | None,
-        typer.Option(help="search: a folder of good pictures, for banks of real patches.", show_default=False),
+        typer.Option(help="search, coreset: a folder of good pictures, for real patches.", show_default=False),
     ] = None,
     bank: Annotated[
         Path | None,

@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="turns of each contestant")
     parser.add_argument("--torch-python", type=Path, help="a Python with torch, to compare with")
     parser.add_argument("--backbone", action="append", default=[], help="only this backbone; may be repeated")
-    parser.add_argument("--pictures", type=Path, help="search: a folder of good pictures, for banks of real patches")
+    parser.add_argument("--pictures", type=Path, help="search, coreset: a folder of good pictures, for real patches")
     asked = parser.parse_args()
     options = Options(
         full=asked.full,

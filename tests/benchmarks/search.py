@@ -18,18 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchcore_engine.backbones.bank_on_device import BankOnDevice, SearchGraphs, tensor
-from patchcore_engine.backbones.extractor import FeatureExtractor
-from patchcore_engine.backbones.factory import open_extractor
-from patchcore_engine.backbones.registry import backbone_spec
 from patchcore_engine.coreset import RandomProjection, coreset_size, greedy_k_centre
-from patchcore_engine.images import list_pictures
 from patchcore_engine.index import NearestNeighbours
 from patchcore_engine.index_choice import choose_index
-from patchcore_engine.picture_reader import PictureReader
 from patchcore_engine.runtime import open_device
 from patchcore_engine.scoring import reweighted_score
 from tests.benchmarks.coreset import patch_like_points
 from tests.benchmarks.figures import Options, Row, compared, in_turns, milliseconds, row
+from tests.benchmarks.pictures import BACKBONES, patches_of
 
 SIZES: Final = (1_638, 16_385)
 FULL_SIZES: Final = (1_638, 16_385, 163_856)
@@ -41,10 +37,9 @@ PICTURES: Final = 8
 DEFECT_PATCHES: Final = 6
 DEFECT_SCALE: Final = 1.6
 NEIGHBOURS: Final = 9
-# With pictures: shares of their patches in a bank, and weights that are at hand everywhere.
+# With pictures: shares of their patches in a bank.
 RATIOS: Final = (0.01, 0.1)
 FULL_RATIOS: Final = (0.01, 0.1, 1.0)
-WEIGHTS: Final = {"wide_resnet50_2": "random:0", "efficientnet_lite0": None}
 ROUNDS: Final = 9
 FLAT: Final = "flat"
 BOUNDED: Final = "pca"
@@ -83,25 +78,16 @@ def _drawn(options: Options) -> Iterator[Case]:
 
 def _of_pictures(options: Options, folder: Path) -> Iterator[Case]:
     """Fit banks of real patches to all pictures of `folder` but a few, and search these few's."""
-    for backbone in options.backbones or tuple(WEIGHTS):
-        patches, extractor = _embedded(backbone, folder)
-        known, queries = patches[:-PICTURES].reshape(-1, extractor.dimension), patches[-PICTURES:].copy()
+    for backbone in options.backbones or BACKBONES:
+        patches = patches_of(folder, backbone)
+        dimension = patches.shape[2]
+        known, queries = patches[:-PICTURES].reshape(-1, dimension), patches[-PICTURES:].copy()
         queries[1::2, :DEFECT_PATCHES] *= DEFECT_SCALE
-        projected = RandomProjection(extractor.dimension, 0)(known)
+        projected = RandomProjection(dimension, 0)(known)
         for ratio in FULL_RATIOS if options.full else RATIOS:
             chosen = np.sort(greedy_k_centre(projected, coreset_size(len(known), ratio), 0))
-            what = f"{len(chosen):,} x {extractor.dimension} of {backbone}, {queries.shape[1]:,} patches"
+            what = f"{len(chosen):,} x {dimension} of {backbone}, {queries.shape[1]:,} patches"
             yield Case(what, known[chosen], queries)
-
-
-def _embedded(backbone: str, folder: Path) -> tuple[NDArray[np.float32], FeatureExtractor]:
-    """Return the patches of all pictures in `folder`, float32 [pictures, patches, d], and what made them."""
-    extractor = open_extractor(backbone=backbone, weights=WEIGHTS.get(backbone, "random:0"))
-    reader = PictureReader(list_pictures(folder), backbone_spec(backbone).geometry, skip_unreadable=False)
-    size = max(extractor.batch_sizes)
-    return np.concatenate(
-        [extractor.embed(np.stack([p.pixels for p in batch])) for batch in reader.batches(size)]
-    ), extractor
 
 
 def _compare(case: Case, options: Options, machine: dict[str, Any]) -> Iterator[Row]:
