@@ -28,6 +28,7 @@ QUIET_S: Final = 60.0
 TALKING_S: Final = 30.0
 LOW_SPACE_BYTES: Final = 256 * MIB
 MANY_RELOADS: Final = 10
+MANY_STARTS: Final = 3
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,10 @@ def check_cameras(reading: Reading) -> Iterator[Finding]:
         if reading.rise("stream_conflicts_total", camera=camera):
             remedy = "Give each camera a name of its own; a sender's old process that still runs is the usual cause."
             yield _finding(f"camera {camera}", "fail", "two senders use this name", remedy)
+        starts = reading.rise("streams_started_total", camera=camera)
+        if starts > MANY_STARTS:
+            remedy = "Look at its log and power: it starts anew again and again."
+            yield _finding(f"camera {camera}", "warning", f"started {starts:.0f} times {_lately(reading)}", remedy)
     cameras, limit = reading.last.value("cameras"), reading.last.value("cameras_limit")
     detail = f"{cameras:.0f} known of at most {limit:.0f}"
     full = cameras >= limit
