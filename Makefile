@@ -18,10 +18,14 @@ PEERS_ARGS ?=
 AUDIT_VENV ?= .venv-audit
 AUDIT_STAMP := $(AUDIT_VENV)/.audit-installed
 AUDIT_ARGS ?=
+FUZZ_LIBRARIES ?= .venv-fuzz
+FUZZ_STAMP := $(FUZZ_LIBRARIES)/.fuzz-installed
+FUZZ_SECONDS ?= 60
+FUZZ_BANKS ?= 10000
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo demo-line test check audit format bench bench-peers chaos soak lock clean
+.PHONY: help setup demo demo-line test check audit format bench bench-peers chaos soak fuzz lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -84,6 +88,10 @@ chaos: $(STAMP) ## kill daemon and subscriber CHAOS_CYCLES times under load, the
 soak: $(STAMP) ## SOAK_MINUTES at nine tenths of the capacity with all that happens in a shift; report in soak-output/
 	$(BIN)/python -m tests.e2e.soak --minutes $(SOAK_MINUTES) $(SOAK_ARGS)
 
+fuzz: $(STAMP) $(FUZZ_STAMP) ## feed every parser for FUZZ_SECONDS each, then try to load FUZZ_BANKS damaged banks
+	PYTHONPATH=$(FUZZ_LIBRARIES) $(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
+	$(BIN)/python -m tests.engine.damaged_banks --count $(FUZZ_BANKS)
+
 # Hashes cover every platform's wheels; the lock names versions and no index, so any mirror of PyPI serves it.
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --strip-extras --no-annotate --custom-compile-command "make lock"
@@ -93,9 +101,11 @@ lock: $(STAMP) ## write the newest versions that pyproject.toml allows into requ
 	$(UV_COMPILE) --upgrade --extra dev pyproject.toml --output-file $(LOCK)
 	$(UV_COMPILE) --extra build --extra lite0 --extra openvino --constraints $(LOCK) pyproject.toml --output-file requirements/runtime.lock
 	echo pip-audit | $(UV_COMPILE) --upgrade --output-file requirements/audit.lock -
+	echo 'atheris<3.1' | $(UV_COMPILE) --upgrade --output-file requirements/fuzz.lock - # 3.1 has no wheel for Python 3.11
 
 clean: ## remove .venv, caches and the demo's output
-	rm -rf $(VENV) $(PEERS_VENV) $(AUDIT_VENV) demo-output soak-output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf $(VENV) $(PEERS_VENV) $(AUDIT_VENV) $(FUZZ_LIBRARIES) demo-output soak-output fuzz-output build dist *.egg-info .pytest_cache \
+		.mypy_cache .ruff_cache .hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): $(LIBRARIES) pyproject.toml
@@ -132,4 +142,12 @@ $(PEERS_STAMP): | $(STAMP)
 	@$(PEERS_VENV)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps torchvision==0.29.2
 	@$(PEERS_VENV)/bin/python -m pip install --disable-pip-version-check --quiet \
 		torch==2.13.0 anomalib==2.7.0 openvino==2026.4.1 onnx onnxscript
+	@touch $@
+
+# Beside .venv's own libraries, so that the fuzzed parsers are those of every other run.
+$(FUZZ_STAMP): requirements/fuzz.lock | $(STAMP)
+	@echo "Loading atheris: 35 MB ..."
+	@rm -rf $(FUZZ_LIBRARIES)
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --only-binary :all: --require-hashes --no-deps \
+		--target $(FUZZ_LIBRARIES) -r requirements/fuzz.lock
 	@touch $@
