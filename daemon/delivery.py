@@ -138,11 +138,9 @@ class Delivery:
         self._reception.made_room()
 
     def _send(self, tickets: Sequence[Ticket], verdicts: Sequence[Verdict]) -> None:
-        due = self._reception.journalled(tickets, verdicts)
         for ticket, verdict in zip(tickets, verdicts, strict=True):
             self._publish(ticket, verdict)
-        if due and self._doors is not None:
-            self._doors.acknowledge(due)
+        self._reception.acknowledge(tickets, verdicts)
         self._observe_way(tickets)
         if self._archive is not None:
             for ticket, verdict in zip(tickets, verdicts, strict=True):

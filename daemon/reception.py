@@ -119,8 +119,11 @@ class Reception:
             if self._doors is not None:
                 self._doors.wake()
 
-    def journalled(self, tickets: Sequence[Ticket], verdicts: Sequence[Verdict]) -> list[Acknowledgement]:
-        """Note verdicts that are on disk; return the acknowledgements that are due."""
+    def acknowledge(self, tickets: Sequence[Ticket], verdicts: Sequence[Verdict]) -> None:
+        """Let go of parts whose verdicts are on disk and published, and hand their acknowledgements to the doors.
+
+        Both at one moment: a part that is sent again meanwhile would be answered before those that it came after.
+        """
         due: list[Acknowledgement] = []
         with self._gate:
             for ticket, verdict in zip(tickets, verdicts, strict=True):
@@ -129,7 +132,8 @@ class Reception:
                     self._ledger.settled(ticket.camera, ticket.stream)
                 if ticket.reply is not None:
                     due.append((ticket.reply, verdict, False))
-        return due
+            if due and self._doors is not None:
+                self._doors.acknowledge(due)
 
     def left_unjournalled(self, tickets: Sequence[Ticket]) -> None:
         """Note verdicts that left without the journal."""

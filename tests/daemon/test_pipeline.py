@@ -22,6 +22,7 @@ from daemon.streams import StreamLedger
 from daemon.telemetry import Telemetry
 from patchcore_engine.images import encode_png
 from tests.daemon.conftest import good_part, write_config
+from tests.daemon.serving import until
 
 
 class Listener:
@@ -164,6 +165,23 @@ def test_a_part_sent_again_after_its_verdict_is_answered_from_the_journal(make_l
     assert line.listener.acknowledged[1] == (ReplyToken(b"sender", b"session", 7, 0), first, True)
     assert len(line.listener.published) == 1
     assert line.telemetry.registry.get_sample_value("patchline_duplicate_frames_total", {"camera": "cam1"}) == 1
+
+
+def test_a_part_sent_again_while_its_verdict_is_published_is_answered_after_those_before_it(
+    make_line: Callable[..., Line],
+) -> None:
+    line = make_line()
+    line.listener.may_publish.clear()
+    line.receive(0)
+    second = FrameHeader(v=1, camera="cam1", stream=7, seq=1, captured_ns=0, encoding="png")
+    # It has its verdict already, waits for part 0, and so is committed together with it.
+    line.pipeline.intake.reject(second, MessageError("Too long."), ReplyToken(b"sender", b"session", 7, 1))
+    line.pipeline.start()
+    until(lambda: line.journal.next_offset == 2)
+    line.receive(1)
+    line.listener.may_publish.set()
+    line.listener.wait_for(lambda listener: any(reply.seq == 0 for reply, *_ in listener.acknowledged))
+    assert [reply.seq for reply, *_ in line.listener.acknowledged] == [0, 1]
 
 
 def test_a_part_that_comes_after_it_was_told_missing_is_answered_so(make_line: Callable[..., Line]) -> None:

@@ -32,6 +32,11 @@ class Network:
         """What goes before a command that is to run on that host."""
         return ["ip", "netns", "exec", f"{self._prefix}-{name}"]
 
+    def connections(self, name: Host) -> int:
+        """How many TCP connections that host holds for alive."""
+        command = [*self.host(name), "ss", "--no-header", "--tcp", "--numeric", "state", "established"]
+        return len(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines())
+
     def cut_link(self) -> None:
         """Take the field's link down: its end sees that."""
         self._ip("-n", self._switch, "link", "set", "field", "down")

@@ -112,8 +112,9 @@ class NetworkLine:
             camera.wait_for_acknowledgements(parts)
 
     def wait_until_cut_off(self) -> None:
-        """Wait until the daemon has given up every camera."""
+        """Wait until the daemon has given up every camera, and its host every connection."""
         until(lambda: self._metric("patchline_acked_senders") == 0, PATIENCE_S)
+        until(lambda: self._network.connections("line") == 0, PATIENCE_S)
 
     def finish(self) -> Account:
         """Let every part have its verdict, and the controller be told it; return the account."""
@@ -126,7 +127,7 @@ class NetworkLine:
         assert told == [[verdict.offset, *verdict.identity, verdict.verdict] for verdict in verdicts]
         for camera in self.cameras:
             acked = [[verdict.seq, verdict.offset] for verdict in verdicts if verdict.camera == camera.name]
-            assert camera.report["acked"] == acked
+            assert camera.report["acked"] == acked, f"{camera.name} was acknowledged otherwise"
         return Account.of(set().union(*(camera.sent for camera in self.cameras)), verdicts)
 
     @property
