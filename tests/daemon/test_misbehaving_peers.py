@@ -52,7 +52,7 @@ def test_a_subscriber_that_never_reads_costs_neither_the_others_nor_memory(start
 def test_of_64_cameras_one_floods_and_the_others_keep_their_share(start_daemon: Start) -> None:
     quiet, flooder, surplus, rounds = [f"quiet{n}" for n in range(63)], "flooder", 100, 5
     daemon = start_daemon(
-        "[engine]\nsleep_ms = 5.0\n[queue]\nframes = 100\nframes_per_camera = 100\n",
+        "[engine]\nsleep_ms = 5.0\n[queue]\nframes = 100\nframes_per_camera = 100\n[intake]\nmax_cameras = 64\n",
         recipes='[recipes.caps]\nbank = "caps"\ncameras = ["*"]\n',
     )
     with zmq.Context() as context:
