@@ -8,7 +8,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from patchcore_engine.nearest import ROUNDING, Found, compare_pairs, paired_squared, smallest
+from patchcore_engine.nearest import ROUNDING, Found, Scratch, compare_pairs, paired_squared, smallest
 from patchcore_engine.projection import Projection
 
 # Bank vectors in a cluster, about, and clusters at the most: more would cost more calls than they save products.
@@ -55,6 +55,7 @@ class CertifiedSearch:
         self.vectors = vectors
         self.projection = projection
         self.points = projection(vectors)
+        self.scratch = Scratch()
         clusters = _clusters(self.points.z)
         self.order = np.argsort(clusters, kind="stable")
         z = self.points.z[self.order]
@@ -91,7 +92,8 @@ class _BlockSearch:
         self._bank = bank
         self._queries = queries
         self._work = work
-        self._points = bank.projection(queries)
+        self._centred = np.subtract(queries, bank.projection.mean, out=bank.scratch.matrix(*queries.shape))
+        self._points = bank.projection.of_centred(self._centred)
         z = self._points.z
         self._lengths = np.einsum("qk,qk->q", z, z)
         self._augmented = np.column_stack([z, np.ones(len(z), dtype=np.float32)])
@@ -163,11 +165,13 @@ class _BlockSearch:
         """Compare `rows` with the whole cluster by one product."""
         members = self._bank.order[self._bank.starts[cluster] : self._bank.stops[cluster]]
         vectors = self._bank.vectors.take(members, axis=0)
-        products = self._queries.take(rows, axis=0) @ vectors.T
+        vectors -= self._bank.projection.mean
+        products = self._centred.take(rows, axis=0) @ vectors.T
         self._work.multiplied += products.size
         products *= -2
         products += np.einsum("nd,nd->n", vectors, vectors)
-        columns, left = smallest(products, self._points.rounding.take(rows) + self._bank.points.rounding.max())
+        rounding = self._points.rounding.take(rows) + self._bank.points.rounding.max()
+        columns, left = smallest(products, np.asarray(rounding, dtype=np.float32))
         self._compare(rows.take(columns), members.take(left))
 
     def _compare_waiting(self) -> None:

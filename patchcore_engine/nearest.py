@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 # Entries of the product of queries and bank that are held at a time: 16 MB.
 _BLOCK_ENTRIES: Final = 4 << 20
+_QUERY_BLOCK: Final = 1024
 # Below this many entries a second thread costs more than it saves.
 _THREADED_ENTRIES: Final = 400_000
 
@@ -35,7 +36,7 @@ class FlatSearch:
     def __init__(self, vectors: NDArray[np.float32]) -> None:
         self._vectors = vectors
         self._norms = np.einsum("nd,nd->n", vectors, vectors)
-        self._scratch = _Scratch()
+        self._scratch = Scratch()
 
     def nearest(self, queries: NDArray[np.float32]) -> Found:
         """Return squared distances float32 [q] and positions int64 [q] of the nearest vectors. `queries`: [q, d].
@@ -46,20 +47,31 @@ class FlatSearch:
         positions = np.zeros(len(queries), dtype=np.int64)
         norms = np.einsum("qd,qd->q", queries, queries)
         rounding = np.float32(ROUNDING * queries.shape[1] ** 0.5) * (norms + self._norms.max())
-        for block, products in self._scratch.blocks(len(queries), len(self._vectors)):
-            np.matmul(queries[block], self._vectors.T, out=products)
-
-            def scan(rows: slice, block: slice = block, products: NDArray[np.float32] = products) -> None:
-                entries = products[rows]
-                entries *= -2
-                entries += self._norms
-                own, columns = smallest(entries, rounding[block][rows])
-                compare_pairs(
-                    queries[block][rows], own, self._vectors, columns, squared[block][rows], positions[block][rows]
-                )
-
-            _scan_rows(scan, *products.shape)
+        for rows in _slices(len(queries), _QUERY_BLOCK):
+            for columns in _slices(len(self._vectors), max(1, _BLOCK_ENTRIES // (rows.stop - rows.start))):
+                self._search(queries[rows], columns, rounding[rows], squared[rows], positions[rows])
         return squared, positions
+
+    def _search(
+        self,
+        queries: NDArray[np.float32],
+        columns: slice,
+        rounding: NDArray[np.float32],
+        squared: NDArray[np.float32],
+        positions: NDArray[np.int64],
+    ) -> None:
+        """Search a part of the bank and keep in place what is nearer than what was found before."""
+        products = self._scratch.matrix(len(queries), columns.stop - columns.start)
+        np.matmul(queries, self._vectors[columns].T, out=products)
+
+        def scan(rows: slice) -> None:
+            entries = products[rows]
+            entries *= -2
+            entries += self._norms[columns]
+            own, found = smallest(entries, rounding[rows])
+            compare_pairs(queries[rows], own, self._vectors, found + columns.start, squared[rows], positions[rows])
+
+        _scan_rows(scan, *products.shape)
 
 
 def smallest(
@@ -110,30 +122,28 @@ def paired_squared(
     return squared
 
 
-class _Scratch(threading.local):
-    """A matrix for products, one per thread, kept because fresh memory costs as much as filling it."""
+class Scratch(threading.local):
+    """A matrix for each thread, kept because fresh memory costs as much as filling it."""
 
     def __init__(self) -> None:
         self._entries = np.empty(0, dtype=np.float32)
 
-    def blocks(self, rows: int, columns: int) -> "Sequence[tuple[slice, NDArray[np.float32]]]":
-        """Return slices of the rows, each with a float32 matrix of its shape that the next block uses again."""
-        height = min(max(1, _BLOCK_ENTRIES // columns), rows)
-        if self._entries.size < height * columns:
-            self._entries = np.empty(height * columns, dtype=np.float32)
-        slices = [slice(start, min(start + height, rows)) for start in range(0, rows, max(height, 1))]
-        return [
-            (part, self._entries[: (part.stop - part.start) * columns].reshape(part.stop - part.start, columns))
-            for part in slices
-        ]
+    def matrix(self, rows: int, columns: int) -> NDArray[np.float32]:
+        """Return a float32 matrix of any content; the next one takes its place."""
+        if self._entries.size < rows * columns:
+            self._entries = np.empty(rows * columns, dtype=np.float32)
+        return self._entries[: rows * columns].reshape(rows, columns)
 
 
 def _scan_rows(scan: Callable[[slice], None], rows: int, columns: int) -> None:
     """Call `scan` with slices of the rows, side by side where there is enough to do."""
     parts = _SCANNER_COUNT if rows * columns >= _THREADED_ENTRIES else 1
-    height = -(-rows // parts)
-    slices = [slice(start, min(start + height, rows)) for start in range(0, rows, height)]
+    slices = _slices(rows, -(-rows // parts))
     if len(slices) == 1:
         scan(slices[0])
     else:
         list(_SCANNERS.map(scan, slices))
+
+
+def _slices(total: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, total)) for start in range(0, total, size)]

@@ -1,5 +1,6 @@
 """Orthonormal projections that keep the length of what they leave out: points whose distances are lower bounds."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,6 +10,8 @@ from numpy.typing import NDArray
 from patchcore_engine.nearest import ROUNDING
 
 _ROUNDING_ROOT: Final = np.float32(ROUNDING**0.5)
+# Vectors that are centred at a time: a copy of a large bank would cost as much memory again.
+_ROW_BLOCK: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,12 @@ class ProjectedPoints:
         blur = root * (2 * root / np.maximum(rest + root, np.finfo(np.float32).tiny) + _ROUNDING_ROOT)
         return cls(np.column_stack([y, rest]), blur, rounding)
 
+    @classmethod
+    def together(cls, parts: Sequence["ProjectedPoints"]) -> "ProjectedPoints":
+        """Return the points of all parts, one after the other."""
+        columns = [(part.z, part.blur, part.rounding) for part in parts]
+        return cls(*(np.concatenate(column) for column in zip(*columns, strict=True)))
+
     def slack(self, others: "ProjectedPoints", squared: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return how far above `squared`, float32 [n], rounding may put the squared distances of these to `others`."""
         blur = self.blur + others.blur.max()
@@ -60,14 +69,13 @@ class Projection:
 
     def __call__(self, vectors: NDArray[np.float32]) -> ProjectedPoints:
         """Return the points of `vectors`, float32 [n, d]."""
-        # One product with the basis and the mean does without a centred copy.
-        products = vectors @ np.column_stack([self.basis, self.mean])
-        y = products[:, :-1] - self.mean @ self.basis
-        mean_length = self.mean @ self.mean
-        lengths = np.einsum("nd,nd->n", vectors, vectors)
-        rounding = np.float32(ROUNDING * len(self.mean) ** 0.5) * (lengths + mean_length)
-        lengths += mean_length - 2 * products[:, -1]
-        return ProjectedPoints.of(y, lengths, rounding)
+        blocks = [vectors[start : start + _ROW_BLOCK] for start in range(0, len(vectors), _ROW_BLOCK)]
+        return ProjectedPoints.together([self.of_centred(block - self.mean) for block in blocks])
+
+    def of_centred(self, centred: NDArray[np.float32]) -> ProjectedPoints:
+        """Return the points of vectors less the mean, float32 [n, d]."""
+        lengths = np.einsum("nd,nd->n", centred, centred)
+        return ProjectedPoints.of(centred @ self.basis, lengths, np.float32(ROUNDING * len(self.mean) ** 0.5) * lengths)
 
 
 def principal_projection(vectors: NDArray[np.float32], dimension: int) -> Projection:
