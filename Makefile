@@ -16,7 +16,9 @@ DEMO_ARGS ?=
 BENCH_ARGS ?= all
 PEERS_ARGS ?=
 AUDIT_VENV ?= .venv-audit
+MUTANTS_VENV ?= .venv-mutants
 AUDIT_STAMP := $(AUDIT_VENV)/.audit-installed
+MUTANTS_STAMP := $(MUTANTS_VENV)/.mutmut-installed
 AUDIT_ARGS ?=
 FUZZ_LIBRARIES ?= .venv-fuzz
 FUZZ_STAMP := $(FUZZ_LIBRARIES)/.fuzz-installed
@@ -25,7 +27,7 @@ FUZZ_BANKS ?= 10000
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo demo-line test check audit format bench bench-peers chaos soak fuzz lock clean
+.PHONY: help setup demo demo-line test mutants check audit format bench bench-peers chaos soak fuzz lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,7 +40,7 @@ demo: $(STAMP) ## draw parts, fit a bank, start the daemon, push the parts and s
 demo-line: $(STAMP) ## two cameras, a kill -9 and a reload under way; ends with the account of every part
 	$(BIN)/patchline demo --line $(DEMO_ARGS)
 
-test: $(STAMP) ## run the tests
+test: $(STAMP) ## run the tests; COVERAGE=1 measures branch coverage, child processes too, and wants 90 %
 ifdef COVERAGE
 	@rm -rf .coverage
 	$(BIN)/python -X faulthandler -m coverage run -m pytest -m "not chaos" $(PYTEST_ARGS)
@@ -47,6 +49,10 @@ ifdef COVERAGE
 else
 	$(BIN)/python -X faulthandler -m pytest -m "not chaos" $(PYTEST_ARGS)
 endif
+
+mutants: $(STAMP) $(MUTANTS_STAMP) ## change scoring, calibration, scheduler and journal a thousandfold; the tests must notice
+	$(MUTANTS_VENV)/bin/python -m mutmut run --max-children 1
+	$(MUTANTS_VENV)/bin/python -m mutmut results
 
 check: $(STAMP) ## lint, format check, type check, and a look for what is insecure
 	$(BIN)/ruff check .
@@ -104,7 +110,7 @@ lock: $(STAMP) ## write the newest versions that pyproject.toml allows into requ
 	echo 'atheris<3.1' | $(UV_COMPILE) --upgrade --output-file requirements/fuzz.lock - # 3.1 has no wheel for Python 3.11
 
 clean: ## remove .venv, caches and the demo's output
-	rm -rf $(VENV) $(PEERS_VENV) $(AUDIT_VENV) $(FUZZ_LIBRARIES) demo-output soak-output fuzz-output build dist *.egg-info .pytest_cache \
+	rm -rf $(VENV) $(PEERS_VENV) $(AUDIT_VENV) $(MUTANTS_VENV) mutants $(FUZZ_LIBRARIES) demo-output soak-output fuzz-output build dist *.egg-info .pytest_cache \
 		.mypy_cache .ruff_cache .hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -131,6 +137,16 @@ $(AUDIT_STAMP): requirements/audit.lock
 	@$(PYTHON) -m venv $(AUDIT_VENV)
 	@$(AUDIT_VENV)/bin/python -m pip install --disable-pip-version-check --quiet --only-binary :all: --require-hashes \
 		-r requirements/audit.lock
+	@touch $@
+
+# It borrows the libraries of $(VENV).
+$(MUTANTS_STAMP): | $(STAMP)
+	@echo "Making $(MUTANTS_VENV) with mutmut ..."
+	@rm -rf $(MUTANTS_VENV)
+	@$(PYTHON) -m venv $(MUTANTS_VENV)
+	@$(MUTANTS_VENV)/bin/python -m pip install --disable-pip-version-check --quiet mutmut==3.8.1
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> $$($(MUTANTS_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/libraries.pth
 	@touch $@
 
 # torch goes first and by its exact version, torchvision without what it asks for: both would bring a GPU's libraries.
