@@ -32,9 +32,9 @@ PATH = Path("/line/journal.sqlite")
         (sqlite3.SQLITE_BUSY, "The journal /line/journal.sqlite is locked by another program: close that."),
         (
             sqlite3.SQLITE_IOERR_FSYNC,
-            "The journal /line/journal.sqlite can't be read or written: its disk fails, is full or turned read-only (so "
-            "says SQLite). `df -h` and `dmesg` tell which: make room, or stop the daemon, mend the disk and start it "
-            "again.",
+            "The journal /line/journal.sqlite can't be read or written: its disk fails, is full or turned read-only "
+            "(so says SQLite). `df -h` and `dmesg` tell which: make room, or stop the daemon, mend the disk and start "
+            "it again.",
         ),
         (
             sqlite3.SQLITE_CONSTRAINT_UNIQUE,
