@@ -8,6 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
@@ -22,7 +24,9 @@ from daemon.telemetry import Telemetry
 from patchcore_engine.backbones.sleeping import SleepingExtractor
 from patchcore_engine.images import encode_png
 from patchcore_engine.inspector import Inspector
+from patchcore_engine.picture_header import JPEG_SIGNATURE, PNG_SIGNATURE
 from tests.daemon.conftest import bad_part, good_part
+from tests.engine.picture_bombs import BOMBS
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +117,29 @@ def test_a_picture_of_another_encoding_than_stated_is_undecodable(recipe: Recipe
 
 def test_a_sliver_of_a_picture_is_refused_before_it_fills_the_memory(recipe: Recipe) -> None:
     assert refused(recipe, raw(np.zeros((1, 100_000), dtype=np.uint8))) is Reason.BAD_GEOMETRY
+
+
+@pytest.mark.parametrize("name", [name for name in BOMBS if name.startswith(("PNG", "JPEG"))])
+def test_a_picture_bomb_gets_its_reason(name: str, recipe: Recipe) -> None:
+    reason = refused(recipe, frame(BOMBS[name](), encoding="png" if name.startswith("PNG") else "jpeg"))
+    assert reason in (Reason.UNDECODABLE, Reason.TOO_LARGE)
+
+
+@given(st.sampled_from(["png", "jpeg"]), st.binary(max_size=60))
+def test_any_payload_is_a_picture_or_refused_with_a_reason_that_is_no_engine_error(
+    recipe: Recipe, encoding: str, rest: bytes
+) -> None:
+    signature = {"png": PNG_SIGNATURE, "jpeg": JPEG_SIGNATURE}[encoding]
+    assert refused(recipe, frame(signature + rest, encoding=encoding)) in (Reason.UNDECODABLE, Reason.TOO_LARGE)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from(["mono", "rgb", "bgr"]), st.integers(1, 16))
+def test_raw_pixels_of_any_shape_and_depth_are_decoded_or_of_bad_geometry(
+    recipe: Recipe, height: int, width: int, color: str, bits: int
+) -> None:
+    shape = (height, width) if color == "mono" else (height, width, 3)
+    result = decode_frame(raw(np.full(shape, 7, np.uint16), color=color, bits=bits), recipe, time.monotonic_ns())
+    assert isinstance(result, DecodedFrame) or result.reason is Reason.BAD_GEOMETRY
 
 
 def test_a_part_is_judged_with_all_that_a_verdict_holds(recipe: Recipe, health: EngineHealth) -> None:
