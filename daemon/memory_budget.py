@@ -18,6 +18,8 @@ from daemon.reception import MAX_UNDER_WAY
 from daemon.recipes import bank_folder
 from daemon.replay import REPLIES_PER_CLIENT
 from daemon.scheduler import OVERFILL
+from patchcore_engine.backbones.bank_sizes import filled_up
+from patchcore_engine.backbones.sleeping import NAME as SLEEPING
 from patchcore_engine.bank_store import resolve
 from patchcore_engine.errors import PatchcoreError
 from patchcore_engine.footprint import (
@@ -25,9 +27,12 @@ from patchcore_engine.footprint import (
     PROCESS_BYTES,
     BankFootprint,
     bank_footprint,
+    bank_on_device_bytes,
+    device_search_bytes,
     extractor_bytes,
     search_bytes,
 )
+from patchcore_engine.manifest import Manifest
 
 # A verdict with the most regions, packed, and what ZeroMQ keeps beside a message.
 VERDICT_BYTES: Final = 4 * 1024 + 512
@@ -117,6 +122,8 @@ def memory_budget(
     beside = banks if running is None else running
     manifests = [bank.manifest for bank in (*banks.values(), *beside.values())]
     networks = {manifest.extractor_identity: manifest for manifest in manifests}.values()
+    on_cpu = [one for one in manifests if _is_searched_on_the_cpu_as_device(one, settings)]
+    searches = {(filled_up(one.vectors), one.score_mode, one.n_neighbors): one for one in on_cpu}.values()
     crop = max((manifest.image_size for manifest in manifests), default=0) ** 2
     frame = intake.max_frame_bytes
     kept, kept_keys = (frame, ("intake.max_frame_bytes",)) if archive.enabled else (0, ())
@@ -127,13 +134,15 @@ def memory_budget(
         Share(
             "network",
             sum(extractor_bytes(one, settings.engine.batch_sizes, settings.engine.engine) for one in networks)
-            + max((search_bytes(one, batch) for one in manifests), default=0),
-            ("engine.batch_sizes",),
+            + max((search_bytes(one, batch) for one in manifests), default=0)
+            + sum(device_search_bytes(one, settings.engine.batch_sizes) for one in searches),
+            ("engine.batch_sizes", *(("engine.search",) if on_cpu else ())),
         ),
         Share(
             "banks",
             sum(bank.resident for bank in (*banks.values(), *beside.values()))
-            + max((bank.loading for bank in banks.values()), default=0),
+            + max((bank.loading for bank in banks.values()), default=0)
+            + sum(map(bank_on_device_bytes, on_cpu)),
             ("recipes",),
         ),
         Share(
@@ -172,6 +181,11 @@ def memory_budget(
         size = archive.queue_bytes + ARCHIVED_COPIES * frame + archive.queue * CROP_BYTES * crop
         shares.append(Share("archive", size, ("archive.queue_bytes", "archive.queue")))
     return MemoryBudget(tuple(shares), limit)
+
+
+def _is_searched_on_the_cpu_as_device(manifest: Manifest, settings: Settings) -> bool:
+    engine = settings.engine
+    return engine.search == "device" and engine.device == "CPU" and manifest.backbone != SLEEPING
 
 
 def in_mib(size: int) -> str:

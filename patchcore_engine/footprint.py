@@ -11,6 +11,7 @@ from typing import Final
 
 from patchcore_engine import MAX_IMAGE_PIXELS
 from patchcore_engine.backbones.architecture import EfficientNetLite
+from patchcore_engine.backbones.bank_sizes import filled_up, pictures_at_once, product_bytes
 from patchcore_engine.backbones.extractor import Engine
 from patchcore_engine.backbones.registry import backbone_spec
 from patchcore_engine.backbones.sleeping import NAME as SLEEPING
@@ -31,6 +32,11 @@ _FLOAT_BYTES: Final = 4
 _PATCH_COPIES: Final = 3
 # `nearest` keeps one block of products per searching thread and kind of search.
 _SEARCH_BYTES: Final = 64 * 2**20
+# With search = "device" on a CPU: what uploading a bank takes, in banks, and what each compiled graph keeps of its
+# product and of its patches. On an NPU all this is the device's.
+_UPLOADED_COPIES: Final = 8
+_PRODUCT_COPIES: Final = 5
+_GRAPH_PATCH_COPIES: Final = 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +90,21 @@ def search_bytes(manifest: Manifest, batch: int) -> int:
     """Return what searching the patches of `batch` pictures takes beside the bank."""
     patches = batch * manifest.grid[0] * manifest.grid[1]
     return _PATCH_COPIES * _FLOAT_BYTES * patches * manifest.dimension + _SEARCH_BYTES
+
+
+def bank_on_device_bytes(manifest: Manifest) -> int:
+    """Return what a bank takes on the device, where that is the CPU."""
+    row = manifest.dimension + manifest.n_neighbors + 1
+    return _UPLOADED_COPIES * _FLOAT_BYTES * filled_up(manifest.vectors) * row
+
+
+def device_search_bytes(manifest: Manifest, batch_sizes: Sequence[int]) -> int:
+    """Return what the compiled searches of all banks of this one's size take on the device, where that is the CPU."""
+    patches = manifest.grid[0] * manifest.grid[1]
+    largest = pictures_at_once(manifest.vectors, patches, batch_sizes)
+    return sum(
+        _PRODUCT_COPIES * product_bytes(manifest.vectors, patches, size)
+        + _GRAPH_PATCH_COPIES * _FLOAT_BYTES * size * patches * manifest.dimension
+        for size in batch_sizes
+        if size <= largest
+    )

@@ -6,6 +6,7 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from patchcore_engine.backbones.bank_sizes import filled_up, pictures_at_once
 from patchcore_engine.runtime import prepare_process
 
 prepare_process()
@@ -13,10 +14,6 @@ prepare_process()
 import mindspore  # noqa: E402  (the process must be prepared first)
 from mindspore import Tensor, nn, ops  # noqa: E402
 
-# Banks are filled up to a multiple of this, so that one fitted anew mostly takes the graphs that are compiled.
-_VECTORS_STEP: Final = 512
-# The product of patches and bank vectors that one graph makes; a CPU holds it four times, an NPU twice.
-_PRODUCT_BYTES: Final = 128 << 20
 # Vectors beyond those asked for that are compared in full, where the products could have misplaced the last ones.
 _SPARE_NEIGHBOURS: Final = 7
 # The squared length of what fills a bank up: no patch is near it.
@@ -78,17 +75,14 @@ class _PickGraph(nn.Cell):  # type: ignore[misc]
 
 
 class _UploadGraph(nn.Cell):  # type: ignore[misc]
-    """Vectors float32 [N, d], present float32 [N] (1, or 0 for filling) and neighbours int32 [N, k] -> the mean, the
-    centred vectors, their squared lengths, and the neighbours.
+    """Vectors float32 [N, d], their mean, squared lengths [N] from it, neighbours int32 [N, k], and a zero -> the mean,
+    the centred vectors, the lengths, the neighbours.
 
     What a graph makes stays on the device, and goes into the next graph without being copied.
     """
 
-    def construct(self, vectors: Any, present: Any, neighbours: Any) -> Any:
-        mean = ops.reduce_sum(vectors, 0) / ops.reduce_sum(present)
-        centred = (vectors - mean) * ops.expand_dims(present, 1)
-        norms = ops.reduce_sum(ops.square(centred), -1) + (1.0 - present) * _FARTHEST
-        return mean, centred, norms, ops.minimum(neighbours, vectors.shape[0] - 1)
+    def construct(self, vectors: Any, mean: Any, lengths: Any, neighbours: Any, zero: Any) -> Any:
+        return mean + zero, vectors - mean, lengths + zero, ops.minimum(neighbours, vectors.shape[0] - 1)
 
 
 class SearchKind(NamedTuple):
@@ -121,8 +115,8 @@ class SearchGraphs:
 class BankOnDevice:
     """A bank's vectors and its table of neighbours, resident on the device while this object lives.
 
-    `vectors`: float32 [n, d]. `neighbours`: int32 [n, k]. `pictures_at_once`: the largest of the batch sizes whose
-    product with the bank isn't too large, of `patches` for each picture.
+    `vectors`: float32 [n, d]. `neighbours`: int32 [n, k]. `patches`: of one picture.
+    `pictures_at_once`: how many `search` takes at most.
     """
 
     def __init__(
@@ -135,18 +129,20 @@ class BankOnDevice:
         batch_sizes: Sequence[int],
         graphs: SearchGraphs,
     ) -> None:
-        (count, dimension), asked = vectors.shape, neighbours.shape[1]
-        size = -(-count // _VECTORS_STEP) * _VECTORS_STEP
-        filled = np.zeros((size, dimension), np.float32)
+        count, asked = len(vectors), neighbours.shape[1]
+        size = filled_up(count)
+        mean = vectors.mean(axis=0)
+        filled = np.tile(mean, (size, 1))
         filled[:count] = vectors
+        lengths = np.full(size, _FARTHEST, np.float32)
+        lengths[:count] = np.square(vectors - mean).sum(axis=1)
         table = np.zeros((size, asked), np.int32)
         table[:count] = neighbours
-        present = (np.arange(size) < count).astype(np.float32)
-        self._tensors = graphs.upload(Tensor(filled), Tensor(present), Tensor(table))
+        zero = np.zeros(1, np.float32)
+        self._tensors = graphs.upload(*(Tensor(array) for array in (filled, mean, lengths, table, zero)))
         self.kind = SearchKind(mode, size, asked, min(asked + _SPARE_NEIGHBOURS, count))
         self._graph = graphs.search(self.kind)
-        fitting = [number for number in batch_sizes if number * patches * size * 4 <= _PRODUCT_BYTES]
-        self.pictures_at_once = max(fitting, default=min(batch_sizes))
+        self.pictures_at_once = pictures_at_once(count, patches, batch_sizes)
 
     def search(self, patches: Any) -> tuple[Any, Any, Any]:
         """Search for the patches of one of the batch sizes, a tensor; return tensors as `_SearchGraph` says."""

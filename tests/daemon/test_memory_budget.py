@@ -104,6 +104,21 @@ def test_a_network_counts_with_its_weights_and_batch_sizes(backbone: str, banks_
     assert extractor_bytes(manifest, [1], "openvino") > one
 
 
+def test_search_on_the_device_counts_where_the_cpu_is_the_device(banks_of: Footprints) -> None:
+    one = banks_of["caps"].manifest.model_copy(
+        update={"backbone": "wide_resnet50_2", "grid": (28, 28), "dimension": 1536, "vectors": 1638}
+    )
+    banks = {"caps": replace(banks_of["caps"], manifest=one)}
+    host, cpu, npu = (
+        memory_budget(parse_settings(f"[engine]\n{text}"), banks, ROOMY, {})
+        for text in ("", 'search = "device"', 'search = "device"\ndevice = "Ascend"')
+    )
+    # Measured: 72 MiB for the bank's upload, 935 MiB for the searches of 1, 2, 4 and 8 pictures.
+    assert 72 * MIB < share(cpu, "banks") - share(host, "banks") < 144 * MIB
+    assert 935 * MIB < share(cpu, "network") - share(host, "network") < 2000 * MIB
+    assert npu.bytes == host.bytes
+
+
 def test_a_bank_that_was_loaded_is_no_larger_than_its_footprint(tmp_path: Path) -> None:
     fit_sleeping_bank(tmp_path / "pictures", tmp_path / "banks", "caps")
     folder = resolve(tmp_path / "banks" / "caps")

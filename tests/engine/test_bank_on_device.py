@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from patchcore_engine.backbones import bank_on_device
+from patchcore_engine.backbones import bank_sizes
 from patchcore_engine.backbones.bank_on_device import BankOnDevice, SearchGraphs, tensor
 from patchcore_engine.backbones.device_search import BOUNDS
 from patchcore_engine.bank import MemoryBank
@@ -85,7 +85,7 @@ def test_factors_rounded_to_half_precision_would_stay_within_the_bound(
 
 
 def test_the_largest_bank_is_searched_picture_by_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bank_on_device, "_PRODUCT_BYTES", 1)
+    monkeypatch.setattr(bank_sizes, "PRODUCT_BYTES", 1)
     vectors = np.eye(4, dtype=np.float32)
     resident = BankOnDevice(
         vectors, np.zeros((4, 1), np.int32), "paper", patches=PATCHES, batch_sizes=(1, 2), graphs=SearchGraphs()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from patchcore_engine.backbones import bank_on_device
+from patchcore_engine.backbones import bank_sizes
 from patchcore_engine.backbones.device_search import DeviceSearchExtractor
 from patchcore_engine.backbones.extractor import ExtractorIdentity
 from patchcore_engine.backbones.mindspore_extractor import NetworkExtractor
@@ -66,7 +66,7 @@ def test_recipes_mixed_in_one_batch_are_each_searched_in_their_own_bank(
 def test_a_product_that_would_be_too_large_is_made_in_parts(
     resnet_bank: MemoryBank, make_extractor: MakeExtractor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bank_on_device, "_PRODUCT_BYTES", 2 * PATCHES * 512 * 4)
+    monkeypatch.setattr(bank_sizes, "PRODUCT_BYTES", 2 * PATCHES * 512 * 4)
     device = DeviceSearchExtractor(make_extractor(batch_sizes=(1, 2, 4)))
     assert device.on_device(resnet_bank).pictures_at_once == 2
     assert_same_findings(device, resnet_bank, 3)
