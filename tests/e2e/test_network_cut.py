@@ -9,12 +9,14 @@ from tests.e2e.namespaces import Network
 from tests.e2e.network_line import NetworkLine
 
 
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("cuts", [1, pytest.param(20, marks=pytest.mark.chaos)])
 @pytest.mark.parametrize("kind", ["link down", "silent"])
 def test_a_cut_that_ends_every_session_loses_nothing(
-    tmp_path: Path, line_banks: Path, kind: Literal["link down", "silent"]
+    tmp_path: Path, line_banks: Path, kind: Literal["link down", "silent"], cuts: int
 ) -> None:
     with Network() as network, NetworkLine(tmp_path, line_banks, network) as line:
-        for _ in range(2):
+        for _ in range(cuts):
             line.work()
             if kind == "silent":
                 network.cut_silently()
