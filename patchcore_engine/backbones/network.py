@@ -76,13 +76,19 @@ class _Embedding(nn.Cell):  # type: ignore[misc]
     def __init__(self, mode: EmbeddingMode, fine_side: int, coarse_side: int) -> None:
         super().__init__()
         self.pool = Pool("average", NEIGHBOURHOOD)
-        down = coarse_matrix(mode, coarse_side, fine_side)
-        self.down = Tensor(down)
-        self.across = Tensor(np.ascontiguousarray(down.T))
+        self.matrix = Tensor(coarse_matrix(mode, coarse_side, fine_side))
 
     def construct(self, fine: Any, coarse: Any) -> Any:
-        fine = self.pool(fine)
-        coarse = ops.matmul(ops.matmul(self.down, coarse), self.across)
-        maps = ops.concat((fine, coarse), 1)
-        n, channels, height, width = maps.shape
-        return ops.transpose(ops.reshape(maps, (n, channels, height * width)), (0, 2, 1))
+        n, _, height, width = fine.shape
+        _, channels, rows, columns = coarse.shape
+        # Vectors first: the coarse map is the smaller one to turn over, and its products run over whole vectors.
+        coarse = ops.reshape(_vectors(coarse), (n, rows, columns * channels))
+        down = ops.reshape(ops.matmul(self.matrix, coarse), (n, height, columns, channels))
+        both_ways = ops.reshape(ops.matmul(self.matrix, down), (n, height * width, channels))
+        return ops.concat((_vectors(self.pool(fine)), both_ways), 2)
+
+
+def _vectors(maps: Any) -> Any:
+    """Turn [n, channels, height, width] into [n, height * width, channels]."""
+    n, channels, height, width = maps.shape
+    return ops.transpose(ops.reshape(maps, (n, channels, height * width)), (0, 2, 1))
