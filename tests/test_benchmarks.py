@@ -69,6 +69,6 @@ def test_an_unknown_benchmark_is_refused_with_the_names_that_there_are() -> None
     assert "coreset" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["backbone", "coreset", "search", "pipeline", "ready", "scale", "journal"])
+@pytest.mark.parametrize("name", ["backbone", "coreset", "search", "pipeline", "keys", "ready", "scale", "journal"])
 def test_each_benchmark_is_there(name: str) -> None:
     assert (ROOT / "tests" / "benchmarks" / f"{name}.py").is_file()

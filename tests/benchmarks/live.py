@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,8 @@ import psutil
 import zmq
 
 from daemon.demo_process import DemoDaemon
+from daemon.keys import ClientKeys
+from daemon.sockets import connect
 from patchcore_engine.backbones.extractor import FeatureExtractor
 from patchcore_engine.bank_store import activate, save
 from patchcore_engine.fit import FitSettings, fit
@@ -25,11 +27,14 @@ from patchcore_engine.images import Geometry, encode_png
 from tests.benchmarks.child import ROOT
 from tests.benchmarks.figures import peak_rss_bytes
 from tests.benchmarks.load import pictures
+from tests.daemon.keyring import Keyring
 
 RECIPE: Final = "bench"
 # With nothing heard for this long a run has failed.
 SILENCE_MS: Final = 30_000
 CALIBRATION_PICTURES: Final = 32
+# Of each run, the part in which queues fill and caches warm up.
+WARM_UP_SHARE: Final = 0.2
 
 
 def fit_bank(banks: Path, extractor: FeatureExtractor, geometry: Geometry, vectors: int) -> Path:
@@ -59,23 +64,39 @@ class Heard:
 
 
 class LiveDaemon:
-    """`patchline serve` in its own process with sockets and state below a folder of its own."""
+    """`patchline serve` in its own process with sockets and state below a folder of its own.
 
-    def __init__(self, bank: Path, *, engine: str = "", queue: str = "", cameras: int = 64) -> None:
+    `tcp`: over the loopback interface instead of ipc. `keyed`: its doors ask for keys, and everything is encrypted.
+    """
+
+    def __init__(
+        self,
+        bank: Path,
+        *,
+        engine: str = "",
+        queue: str = "",
+        cameras: int = 64,
+        tcp: bool = False,
+        keyed: bool = False,
+    ) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="patchline-bench-"))
-        self.push = f"ipc://{self._folder}/push"
-        self._verdicts = f"ipc://{self._folder}/verdicts"
+        self.push, self._verdicts = (
+            "tcp://127.0.0.1:*" if tcp else f"ipc://{self._folder}/{door}" for door in ("push", "verdicts")
+        )
+        self._keyring = Keyring(self._folder / "keys") if keyed else None
         config = self._folder / "config.toml"
         config.write_text(
             f'[engine]\n{engine}\n[queue]\n{queue}\n[banks]\ndir = "{bank.parent}"\n'
             f'[intake]\npush = "{self.push}"\nacked = ""\nmax_cameras = {cameras}\n'
             f'[publish]\nverdicts = "{self._verdicts}"\nreplay = ""\nhigh_water_mark = 10000\n'
             f'[telemetry]\nlisten = "127.0.0.1:0"\n[service]\nstate_dir = "{self._folder / "state"}"\n'
-            f'log_level = "warning"\n[recipes.{RECIPE}]\nbank = "{bank.name}"\ncameras = ["*"]\n',
+            f'log_level = "warning"\n[recipes.{RECIPE}]\nbank = "{bank.name}"\ncameras = ["*"]\n'
+            + (self._keyring.section if self._keyring is not None else ""),
             encoding="utf-8",
         )
         self._daemon = DemoDaemon(config, self._folder / "state", self._folder / "log")
         self.ready_s = self._daemon.start()
+        self.push, self._verdicts = (self._daemon.addresses[door] for door in ("push", "verdicts"))
 
     @property
     def pid(self) -> int:
@@ -94,12 +115,16 @@ class LiveDaemon:
     def run(self, *, frames: int, height: int, width: int, cameras: int = 1, rate: float = 0.0) -> list[Heard]:
         """Push `frames` and return what was heard of them, in the order it came."""
         stream = secrets.randbits(63)
-        with _subscribed(self._verdicts) as subscriber:
+        keyring = self._keyring
+        keys = keyring.of("subscriber") if keyring is not None else None
+        key_files = [str(keyring.folder / name) for name in ("camera.key", "daemon.pub")] if keyring is not None else []
+        with _subscribed(self._verdicts, keys) as subscriber:
             load = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "tests.benchmarks.load", self.push, "--frames", str(frames)),
                     *("--cameras", str(cameras), "--rate", str(rate), "--stream", str(stream)),
                     *("--height", str(height), "--width", str(width)),
+                    *(("--keys", *key_files) if key_files else ()),
                 ],
                 cwd=ROOT,
             )
@@ -120,7 +145,7 @@ class LiveDaemon:
 
 
 @contextlib.contextmanager
-def _subscribed(address: str) -> "Iterator[zmq.Socket[bytes]]":
+def _subscribed(address: str, keys: ClientKeys | None = None) -> "Iterator[zmq.Socket[bytes]]":
     with zmq.Context() as context:
         subscriber = context.socket(zmq.SUB)
         subscriber.rcvhwm = 0
@@ -128,7 +153,7 @@ def _subscribed(address: str) -> "Iterator[zmq.Socket[bytes]]":
         subscriber.linger = 0
         subscriber.subscribe(b"verdict/")
         subscriber.subscribe(b"heatmap/")
-        subscriber.connect(address)
+        connect(subscriber, address, keys)
         time.sleep(0.3)  # a subscription has no answer
         yield subscriber
         subscriber.close()
@@ -158,3 +183,10 @@ def _collect(subscriber: "zmq.Socket[bytes]", stream: int, frames: int) -> list[
         else:
             maps[key] = received_ns
     return [Heard(values, received_ns, maps.get(key)) for key, (values, received_ns) in seen.items()]
+
+
+def rate_of(heard: Sequence[Heard]) -> float:
+    """Return the verdicts and heat maps that came a second, once queues were full and caches warm."""
+    times = sorted(max(entry.received_ns, entry.heatmap_ns or 0) for entry in heard)
+    skipped = int(len(times) * WARM_UP_SHARE)
+    return (len(times) - 1 - skipped) / ((times[-1] - times[skipped]) / 1e9)

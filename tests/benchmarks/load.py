@@ -1,17 +1,22 @@
 """Cameras that push raw mono frames as fast as the daemon takes them, or at a set rate. Runs as a process of its own.
 
     python -m tests.benchmarks.load ADDRESS --frames N --cameras N --rate FPS --height H --width W --stream N
+        [--keys OWN SERVER]
 
 With a rate, `captured_ns` is when a frame was due, so that a late start counts as latency.
 """
 
 import argparse
 import time
+from pathlib import Path
 
 import msgpack
 import numpy as np
 import zmq
 from numpy.typing import NDArray
+
+from daemon.keys import ClientKeys
+from daemon.sockets import connect
 
 # Frames that wait in this process when the daemon takes none.
 SEND_HIGH_WATER_MARK = 4
@@ -36,7 +41,9 @@ def main() -> None:
     for name in ("frames", "cameras", "height", "width", "stream"):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--rate", type=float, default=0.0)
+    parser.add_argument("--keys", type=Path, nargs=2, metavar=("OWN", "SERVER"))
     asked = parser.parse_args()
+    keys = ClientKeys.read(*asked.keys) if asked.keys is not None else None
     parts = pictures(asked.height, asked.width)
     cameras = camera_names(asked.cameras)
     with zmq.Context() as context:
@@ -45,7 +52,7 @@ def main() -> None:
             opened = context.socket(zmq.PUSH)
             opened.sndhwm = SEND_HIGH_WATER_MARK
             opened.linger = 60_000
-            opened.connect(asked.address)
+            connect(opened, asked.address, keys)
             sockets.append(opened)
         header = {"v": 1, "stream": asked.stream, "encoding": "raw", "shape": [asked.height, asked.width]}
         period_ns = int(1e9 / asked.rate) if asked.rate else 0

@@ -19,7 +19,7 @@ import numpy as np
 from patchcore_engine.images import Geometry
 from tests.benchmarks.engine_alone import EngineAlone
 from tests.benchmarks.figures import Options, Row, row
-from tests.benchmarks.live import Heard, LiveDaemon, fit_bank
+from tests.benchmarks.live import WARM_UP_SHARE, Heard, LiveDaemon, fit_bank, rate_of
 
 SLEEP_MS: Final = 5.0
 BATCH: Final = 8
@@ -28,8 +28,6 @@ STAGES: Final = ("wait", "decode", "embed", "search", "score", "publish")
 BLOCKING: Final = 'shed = "block"\nframes = 32'
 # Name, height, width, and the frames per second that the daemon is asked for at least.
 SIZES: Final = (("1 MP", 1024, 1024, 400.0), ("5 MP", 2048, 2448, 150.0))
-# Of each run, the part in which queues fill and caches warm up.
-WARM_UP_SHARE: Final = 0.2
 ENGINE_BATCHES: Final = 40
 
 
@@ -111,7 +109,7 @@ def measure(
             processor_ms.append((daemon.processor_s - before_s) * 1e3 / frames)
             if number:
                 rates["engine alone"].append(BATCH * 1e3 / statistics.fmean(batches))
-                rates["daemon"].append(_rate(heard))
+                rates["daemon"].append(rate_of(heard))
         yield row(f"{what}: saturated", "engine alone", "frames/s", rates["engine alone"])
         ratio = statistics.median(a / b for a, b in zip(rates["daemon"], rates["engine alone"], strict=True))
         yield row(
@@ -171,9 +169,3 @@ def perfect_latency(arrivals_ms: Sequence[float], batch_ms: dict[int, float]) ->
     result = np.empty_like(latencies)
     result[order] = latencies
     return [float(value) for value in result]
-
-
-def _rate(heard: Sequence[Heard]) -> float:
-    times = sorted(max(entry.received_ns, entry.heatmap_ns or 0) for entry in heard)
-    skipped = int(len(times) * WARM_UP_SHARE)
-    return (len(times) - 1 - skipped) / ((times[-1] - times[skipped]) / 1e9)
