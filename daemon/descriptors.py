@@ -113,7 +113,7 @@ def listening_descriptors(doors: Collection[str]) -> list[int]:
 
 def _listens(descriptor: int, ports: Collection[int]) -> bool:
     # OSError: no socket, or the descriptor of the listing itself, closed by now.
-    with suppress(OSError), _borrowed(descriptor) as candidate:
+    with suppress(OSError), borrowed(descriptor) as candidate:
         on_tcp = candidate.family in (socket.AF_INET, socket.AF_INET6) and candidate.getsockname()[1] in ports
         return on_tcp and bool(candidate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
     return False
@@ -123,7 +123,7 @@ def _drop_requests(descriptor: int, *, drop: bool) -> None:
     instructions = ctypes.create_string_buffer(DROP_ALL, len(DROP_ALL))
     program = struct.pack("HL", 1, ctypes.addressof(instructions))
     # A kernel without filters takes connections until the spare descriptors are gone, too.
-    with suppress(OSError), _borrowed(descriptor) as listener:
+    with suppress(OSError), borrowed(descriptor) as listener:
         if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             # A door that is just being given another key.
             return
@@ -134,7 +134,7 @@ def _drop_requests(descriptor: int, *, drop: bool) -> None:
 
 
 @contextmanager
-def _borrowed(descriptor: int) -> Iterator[socket.socket]:
+def borrowed(descriptor: int) -> Iterator[socket.socket]:
     """A socket object for ZeroMQ's descriptor, which it must not close."""
     borrowed = socket.socket(fileno=descriptor)
     try:

@@ -30,14 +30,30 @@ class Access:
 
 
 OPEN: Final = Access()
+# Requests and subscriptions of one connection: 4 KiB at most each, 1,000 may wait.
+SMALL_MESSAGES_BYTES: Final = 8 * 2**20
 
 
 class DoorSocket:
-    """One bound socket, owned by one thread; others ask that thread for a new key. Raises BindError."""
+    """One bound socket, owned by one thread; others ask that thread for a new key. Raises BindError.
+
+    `most_unfinished_bytes`: what a connection may send before one of its messages is whole (UnfinishedGuard).
+    """
 
     def __init__(
-        self, context: ZmqContext, kind: int, address: str, access: Access = OPEN, **options: int | bytes
+        self,
+        context: ZmqContext,
+        kind: int,
+        address: str,
+        access: Access = OPEN,
+        *,
+        most_unfinished_bytes: int = SMALL_MESSAGES_BYTES,
+        **options: int | bytes,
     ) -> None:
+        self.most_unfinished_bytes = most_unfinished_bytes
+        self.on_tcp = address.startswith("tcp://")
+        # The descriptors of TCP connections whose messages came out since `take_heard`; subscriptions aren't noted.
+        self.heard: set[int] | None = set() if self.on_tcp else None
         self.socket = open_socket(context, kind, **options)
         self._access = access
         self._asked: tuple[bytes, threading.Event] | None = None
@@ -64,6 +80,11 @@ class DoorSocket:
         if self._asked is asked:
             self._asked = None
         done.set()
+
+    def take_heard(self) -> set[int]:
+        """Return the descriptors of connections that a message came from since the last call; any thread."""
+        heard, self.heard = self.heard or set(), set()
+        return heard
 
     def close(self, linger_ms: int = 0) -> None:
         self.socket.close(linger=linger_ms)

@@ -68,8 +68,18 @@ class Ingest:
         self._push: ZmqSocket | None = None
         self._router: ZmqSocket | None = None
         max_part_bytes = largest_part(max_frame_bytes)
+        # What ZeroMQ has received whole and can't hand on, and one more on its way.
+        most_unfinished_bytes = (RECEIVED_AHEAD + 1) * max_part_bytes
         if push:
-            door = DoorSocket(context, zmq.PULL, push, access, rcvhwm=HIGH_WATER_MARK, maxmsgsize=max_part_bytes)
+            door = DoorSocket(
+                context,
+                zmq.PULL,
+                push,
+                access,
+                most_unfinished_bytes=most_unfinished_bytes,
+                rcvhwm=HIGH_WATER_MARK,
+                maxmsgsize=max_part_bytes,
+            )
             self.doors.append(door)
             self._push, self.push_address = door.socket, door.address
         if acked:
@@ -79,6 +89,7 @@ class Ingest:
                     zmq.ROUTER,
                     acked,
                     access,
+                    most_unfinished_bytes=most_unfinished_bytes,
                     rcvhwm=HIGH_WATER_MARK,
                     sndhwm=acks_waiting(max_window),
                     maxmsgsize=max_part_bytes,
@@ -203,7 +214,9 @@ class Ingest:
 
     def _read_router(self) -> None:
         for _ in range(TURN):
-            received = receive_parts(self._router, MAX_PARTS) if self._router is not None else None
+            received = (
+                receive_parts(self._router, MAX_PARTS, self.doors[-1].heard) if self._router is not None else None
+            )
             if received is None:
                 return
             self.door.handle(*received)
@@ -214,7 +227,7 @@ class Ingest:
                 return
 
     def _read_push_once(self) -> bool:
-        received = receive_parts(self._push, 2) if self._push is not None else None
+        received = receive_parts(self._push, 2, self.doors[0].heard) if self._push is not None else None
         if received is None:
             return False
         parts, count = received

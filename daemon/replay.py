@@ -80,7 +80,7 @@ class Replay:
             ready = dict(poller.poll())
             self._waker.clear()
             self.door.change_key_if_asked()
-            received = receive_parts(self._socket, 2) if self._socket in ready else None
+            received = receive_parts(self._socket, 2, self.door.heard) if self._socket in ready else None
             if received is not None:
                 parts, count = received
                 self._send(bytes(parts[0]), self._answer(parts[1] if count == 2 else None))

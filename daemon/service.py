@@ -32,6 +32,7 @@ from daemon.self_watch import SelfWatch
 from daemon.state_folder import StateFolder
 from daemon.stations import Stations, open_stations
 from daemon.telemetry import Telemetry
+from daemon.unfinished import UnfinishedGuard
 from patchcore_engine.errors import DeviceError, PatchcoreError
 
 log = structlog.get_logger()
@@ -65,6 +66,7 @@ class Service:
         self._crashed: str | None = None
         self._reload: threading.Thread | None = None
         self._guard: DescriptorGuard | None = None
+        self._unfinished: UnfinishedGuard | None = None
         self._banks: Footprints = {}
         self._bell_reader, self._bell_writer = socket.socketpair()
         for end in (self._bell_reader, self._bell_writer):
@@ -100,6 +102,7 @@ class Service:
                 needed=OWN_DESCRIPTORS + 2 * self._settings.intake.max_cameras,
             )
             resources.callback(guard.close)
+            self._unfinished = UnfinishedGuard(stations.doors, self._telemetry)
             self._notifier.status("Loading banks")
             stations.pipeline.start()
             # A start that fails closes the sockets, and the threads that use them must have ended before.
@@ -233,6 +236,8 @@ class Service:
             self._reload.start()
         if self._guard is not None:
             self._guard.look()
+        if self._unfinished is not None:
+            self._unfinished.look()
         stations = self._stations_or_fail()
         dead = stations.dead_thread()
         if dead is not None and self._crashed is None:

@@ -71,11 +71,11 @@ def connect(opened: ZmqSocket, address: str, keys: ClientKeys | None = None) -> 
         ) from error
 
 
-def receive_parts(opened: ZmqSocket, limit: int) -> tuple[list[memoryview], int] | None:
+def receive_parts(opened: ZmqSocket, limit: int, heard: set[int] | None = None) -> tuple[list[memoryview], int] | None:
     """Receive one message without waiting and without copying its parts.
 
-    Returns its first `limit` parts as views into the received buffers, and the number of all its parts; None when no
-    message waits.
+    `heard` gets the descriptor of the TCP connection that it came by. Returns its first `limit` parts as views into the
+    received buffers, and the number of all its parts; None when no message waits.
     """
     parts: list[memoryview] = []
     count = 0
@@ -87,6 +87,8 @@ def receive_parts(opened: ZmqSocket, limit: int) -> tuple[list[memoryview], int]
                 parts.append(frame.buffer)
             count += 1
             more = frame.more
+        if heard is not None:
+            heard.add(frame.get(zmq.SRCFD))
     except zmq.Again:
         return None
     return parts, count

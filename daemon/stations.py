@@ -68,6 +68,11 @@ class Stations:
             self._replay.start()
 
     @property
+    def doors(self) -> list[DoorSocket]:
+        readers = [station.door for station in (self._publisher, self._replay) if station is not None]
+        return [*self._ingest.doors, *readers]
+
+    @property
     def open_addresses(self) -> list[str]:
         return [address for address in self.addresses.values() if address]
 

@@ -1,0 +1,101 @@
+"""Cuts connections that send a message without end.
+
+ZeroMQ hands a message on when its last part is there, bounds the size of each part, and not their number: a peer that
+never ends a message would fill the memory. So for each TCP connection the kernel is asked how many bytes ZeroMQ has
+taken from it, and one that gave more than the largest messages hold, while none of its messages came out, is cut.
+Connections of `ipc://` have no such count; their file's mode says who may make one.
+"""
+
+import array
+import fcntl
+import os
+import socket
+import struct
+import termios
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from daemon.descriptors import borrowed
+from daemon.door_socket import DoorSocket
+from daemon.telemetry import Telemetry
+
+log = structlog.get_logger()
+
+LOOK_S: Final = 1.0
+# Heartbeats come out as no message: so many bytes a second are nobody's fault.
+HEARTBEAT_BYTES_S: Final = 256
+# Of struct tcp_info in Linux's linux/tcp.h: the offset of tcpi_bytes_received, since Linux 4.1.
+BYTES_RECEIVED: Final = 128
+TCP_INFO_BYTES: Final = BYTES_RECEIVED + 8
+
+
+@dataclass(slots=True)
+class _Connection:
+    """`taken`: bytes taken when a message last came out, or when it was first seen."""
+
+    peer: object
+    taken: float
+
+
+class UnfinishedGuard:
+    """Looks at the doors' connections; `look` is called now and then by one thread."""
+
+    def __init__(self, doors: Sequence[DoorSocket], telemetry: Telemetry) -> None:
+        self._doors = {int(door.address.rpartition(":")[2]): door for door in doors if door.on_tcp}
+        self._telemetry = telemetry
+        self._known: dict[int, _Connection] = {}
+        self._looked_at = time.monotonic()
+
+    def look(self) -> None:
+        """Cut what has sent too much of a message that doesn't end; a no-op within LOOK_S of the last look."""
+        now = time.monotonic()
+        elapsed = now - self._looked_at
+        if not self._doors or elapsed < LOOK_S:
+            return
+        self._looked_at = now
+        heard = {port: door.take_heard() for port, door in self._doors.items()}
+        known, self._known = self._known, {}
+        for descriptor in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208  (the names are all that is wanted)
+            # OSError: no socket, or one that is gone by now.
+            with suppress(OSError), borrowed(descriptor) as connection:
+                if connection.family not in (socket.AF_INET, socket.AF_INET6):
+                    continue
+                port = connection.getsockname()[1]
+                if port in self._doors and not connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    before = known.get(descriptor) if descriptor not in heard[port] else None
+                    self._known[descriptor] = self._judge(connection, before, elapsed, self._doors[port])
+
+    def _judge(
+        self, connection: socket.socket, before: _Connection | None, elapsed: float, door: DoorSocket
+    ) -> _Connection:
+        peer, taken = connection.getpeername(), taken_bytes(connection)
+        if before is None or before.peer != peer:
+            return _Connection(peer, taken)
+        before.taken = min(before.taken + elapsed * HEARTBEAT_BYTES_S, taken)
+        if taken - before.taken > door.most_unfinished_bytes:
+            connection.shutdown(socket.SHUT_RDWR)
+            self._telemetry.unfinished_cut.inc()
+            log.error(
+                "unfinished_message_cut",
+                door=door.address,
+                peer=peer[0],
+                bytes=int(taken - before.taken),
+                advice="It sent a message without end, which no client of ours does: find that program and stop it, or "
+                "let only known keys in ([security]).",
+            )
+        return before
+
+
+def taken_bytes(connection: socket.socket) -> int:
+    """Return how many bytes the program has read from a TCP connection so far."""
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
+    if len(info) < TCP_INFO_BYTES:
+        return 0
+    unread = array.array("i", [0])
+    fcntl.ioctl(connection.fileno(), termios.FIONREAD, unread)
+    return int(struct.unpack_from("Q", info, BYTES_RECEIVED)[0]) - unread[0]

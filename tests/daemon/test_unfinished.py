@@ -1,0 +1,138 @@
+"""A peer that never ends a message is cut off, and one that sends large ones that end is not."""
+
+import socket
+import struct
+import time
+from contextlib import suppress
+
+import pytest
+import zmq
+from prometheus_client import CollectorRegistry
+
+from daemon import unfinished
+from daemon.door_socket import DoorSocket
+from daemon.push_camera import PushCamera
+from daemon.telemetry import Telemetry
+from daemon.unfinished import UnfinishedGuard, taken_bytes
+from tests.daemon.conftest import good_part
+from tests.daemon.line import PATIENCE_S, Peer
+from tests.daemon.serving import Start, metric, verdicts_of
+
+# ZMTP 3.0 (RFC 23): greeting with the mechanism NULL, and the command READY of a PUSH socket.
+GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + b"\0" + bytes(31)
+READY_BODY = b"\x05READY" + b"\x0bSocket-Type" + struct.pack(">I", 4) + b"PUSH"
+READY = b"\x04" + bytes([len(READY_BODY)]) + READY_BODY
+# A long frame with more to come.
+MORE = 0x03
+PART_BYTES = 64 * 1024
+
+
+def part(content: bytes) -> bytes:
+    return struct.pack(">BQ", MORE, len(content)) + content
+
+
+class Endless:
+    """A peer of a push door, down to the bytes, that begins a message and never ends it."""
+
+    def __init__(self, address: str) -> None:
+        host, _, port = address.removeprefix("tcp://").rpartition(":")
+        self.socket = socket.create_connection((host, int(port)), timeout=PATIENCE_S)
+        self.socket.sendall(GREETING + READY)
+
+    def send(self, content: bytes) -> bool:
+        """Send one more part; False once the daemon has closed the connection."""
+        try:
+            self.socket.sendall(part(content))
+        except ConnectionError:
+            return False
+        return True
+
+    def listen(self, seconds: float) -> None:
+        """Take in what the daemon says, its greeting and heartbeats, for so long."""
+        self.socket.settimeout(seconds)
+        with suppress(TimeoutError, ConnectionError):
+            while self.socket.recv(4096):
+                pass
+        self.socket.settimeout(PATIENCE_S)
+
+    def __enter__(self) -> "Endless":
+        return self
+
+    def __exit__(self, *_args: object) -> None:
+        self.socket.close()
+
+
+def test_a_message_without_end_is_cut_and_others_go_on(start_daemon: Start) -> None:
+    daemon = start_daemon("[intake]\nmax_frame_bytes = 1048576\n")
+    with PushCamera(daemon.addresses["push"], "cam1") as camera:
+        camera.send(good_part(0))
+        assert verdicts_of(daemon, 1)
+        with Endless(daemon.addresses["push"]) as endless:
+            sent = 0
+            while endless.send(bytes(PART_BYTES)):
+                sent += PART_BYTES
+                assert sent < 2**30
+                # Slow, so that the daemon sees it long before that.
+                endless.listen(0.01)
+        cut = daemon.wait_for("unfinished_message_cut")
+        assert cut["door"] == daemon.addresses["push"]
+        assert cut["peer"] == "127.0.0.1"
+        assert "without end" in cut["advice"]
+        assert metric(daemon, "patchline_unfinished_messages_cut_total") == 1
+        camera.send(good_part(1))
+        assert [verdict.camera for verdict in verdicts_of(daemon, 2)] == ["cam1", "cam1"]
+
+
+@pytest.fixture
+def guarded(monkeypatch: pytest.MonkeyPatch) -> "tuple[DoorSocket, UnfinishedGuard, Telemetry]":
+    monkeypatch.setattr(unfinished, "LOOK_S", 0.0)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    door = DoorSocket(context, zmq.PULL, "tcp://127.0.0.1:*", most_unfinished_bytes=3 * PART_BYTES)
+    telemetry = Telemetry(CollectorRegistry())
+    return door, UnfinishedGuard([door], telemetry), telemetry
+
+
+def test_large_messages_that_end_are_not_cut(guarded: "tuple[DoorSocket, UnfinishedGuard, Telemetry]") -> None:
+    door, guard, telemetry = guarded
+    with Peer(zmq.PUSH, door.address) as camera:
+        for _ in range(20):
+            camera.send(b"header", bytes(PART_BYTES))
+            assert door.socket.poll(int(PATIENCE_S * 1000))
+            door.socket.recv(copy=False)
+            last = door.socket.recv(copy=False)
+            assert door.heard is not None
+            door.heard.add(int(last.get(zmq.SRCFD)))
+            guard.look()
+        assert telemetry.registry.get_sample_value("patchline_unfinished_messages_cut_total") == 0
+    door.close()
+    door.socket.context.term()
+
+
+def test_heartbeats_are_forgiven(
+    guarded: "tuple[DoorSocket, UnfinishedGuard, Telemetry]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A peer that sends less than HEARTBEAT_BYTES_S is never cut, however long it stays."""
+    door, guard, telemetry = guarded
+    monkeypatch.setattr(unfinished, "HEARTBEAT_BYTES_S", 2**40)
+    with Endless(door.address) as endless:
+        for _ in range(8):
+            assert endless.send(bytes(PART_BYTES))
+            time.sleep(0.001)
+            guard.look()
+        assert telemetry.registry.get_sample_value("patchline_unfinished_messages_cut_total") == 0
+        monkeypatch.setattr(unfinished, "HEARTBEAT_BYTES_S", 0)
+        deadline = time.monotonic() + PATIENCE_S
+        while endless.send(bytes(PART_BYTES)) and time.monotonic() < deadline:
+            guard.look()
+        assert telemetry.registry.get_sample_value("patchline_unfinished_messages_cut_total") == 1
+    door.close()
+    door.socket.context.term()
+
+
+def test_what_the_program_has_not_read_is_not_counted() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        accepted, _ = server.accept()
+        with accepted:
+            client.sendall(bytes(1000))
+            assert accepted.recv(400, socket.MSG_WAITALL)
+            assert taken_bytes(accepted) == 400
