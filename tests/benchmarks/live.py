@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +119,9 @@ class LiveDaemon:
         keyring = self._keyring
         keys = keyring.of("subscriber") if keyring is not None else None
         key_files = [str(keyring.folder / name) for name in ("camera.key", "daemon.pub")] if keyring is not None else []
+        self._wait_for_subscribers(0)
         with _subscribed(self._verdicts, keys) as subscriber:
+            self._wait_for_subscribers(1)
             load = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "tests.benchmarks.load", self.push, "--frames", str(frames)),
@@ -132,6 +135,17 @@ class LiveDaemon:
                 return _collect(subscriber, stream, frames)
             finally:
                 load.wait()
+
+    def _wait_for_subscribers(self, count: int) -> None:
+        """A subscription has no answer, and the daemon takes its time to see that one has ended."""
+        page = f"http://{self._daemon.addresses['telemetry']}/metrics"
+        deadline = time.monotonic() + SILENCE_MS / 1000
+        while time.monotonic() < deadline:
+            with urllib.request.urlopen(page, timeout=SILENCE_MS / 1000) as answer:
+                if f"patchline_subscribers {count}.0\n" in answer.read().decode():
+                    return
+            time.sleep(0.05)
+        raise SystemExit(f"The daemon never had {count} subscriber(s).")
 
     def close(self) -> None:
         self._daemon.stop()
@@ -154,7 +168,6 @@ def _subscribed(address: str, keys: ClientKeys | None = None) -> "Iterator[zmq.S
         subscriber.subscribe(b"verdict/")
         subscriber.subscribe(b"heatmap/")
         connect(subscriber, address, keys)
-        time.sleep(0.3)  # a subscription has no answer
         yield subscriber
         subscriber.close()
 
