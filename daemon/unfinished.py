@@ -77,14 +77,16 @@ class UnfinishedGuard:
         if before is None or before.peer != peer:
             return _Connection(peer, taken)
         before.taken = min(before.taken + elapsed * HEARTBEAT_BYTES_S, taken)
-        if taken - before.taken > door.most_unfinished_bytes:
-            connection.shutdown(socket.SHUT_RDWR)
+        unfinished = taken - before.taken
+        if unfinished > door.most_unfinished_bytes:
+            before.taken = taken
             self._telemetry.unfinished_cut.inc()
+            connection.shutdown(socket.SHUT_RDWR)
             log.error(
                 "unfinished_message_cut",
                 door=door.address,
                 peer=peer[0],
-                bytes=int(taken - before.taken),
+                bytes=int(unfinished),
                 advice="It sent a message without end, which no client of ours does: find that program and stop it, or "
                 "let only known keys in ([security]).",
             )
