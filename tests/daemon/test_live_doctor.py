@@ -147,6 +147,7 @@ def many_cameras(telemetry: Telemetry) -> None:
         (lambda telemetry: telemetry.authenticator_alive.set(0), "doors", "fail"),
         (lambda telemetry: telemetry.doors_without_keys.set(2), "doors", "warning"),
         (lambda telemetry: telemetry.connections_refused.labels("cameras").inc(), "refused", "fail"),
+        (lambda telemetry: telemetry.unfinished_cut.inc(), "unfinished", "fail"),
         (lambda telemetry: telemetry.reloads.labels("failure").inc(), "reloads", "warning"),
     ],
 )
