@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from patchcore_engine.errors import CalibrationError
 from patchcore_engine.index import NearestNeighbours
 from patchcore_engine.scoring import ScoreMode, anomaly_maps, map_distances, modelzoo_score, reweighted_score
 
@@ -29,7 +30,7 @@ class GoodScore:
 class LeaveOneOut:
     """Scores training pictures against a bank whose vectors know their picture.
 
-    `owners`: int32 [n], the picture each bank vector came from.
+    `owners`: int32 [n], the picture each bank vector came from. Raises CalibrationError where it is the same for all.
     """
 
     def __init__(
@@ -43,6 +44,11 @@ class LeaveOneOut:
         grid: tuple[int, int],
         image_size: int,
     ) -> None:
+        if (owners == owners[0]).all():
+            raise CalibrationError(
+                "The bank's vectors are all of one picture, which leaves nothing to score that picture against: "
+                "raise the coreset ratio."
+            )
         self._index = index
         self._owners = owners
         self._n_neighbors = n_neighbors

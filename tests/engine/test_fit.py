@@ -87,6 +87,12 @@ def test_a_single_good_picture_says_how_many_are_needed(good: list[Path]) -> Non
         fit(good[:1], parts.extractor(), parts.settings())
 
 
+@pytest.mark.parametrize("score_mode", ["paper", "modelzoo"])
+def test_a_coreset_of_one_picture_only_says_to_keep_more(score_mode: str, good: list[Path]) -> None:
+    with pytest.raises(CalibrationError, match="raise the coreset ratio"):
+        fit(good, parts.extractor(), parts.settings(coreset_ratio=1e-6, score_mode=score_mode))
+
+
 def test_an_unreadable_picture_is_named(good: list[Path], tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(good[0].read_bytes()[:50])
