@@ -7,10 +7,12 @@
 
 The sleeping backbone sets the capacity, so that the load is on the daemon and not on the processor. Mixed in: reloads
 with alternating banks, cameras and subscribers that reconnect, cables that are cut, a subscriber that never reads, and
-frames that can't be inspected. Ends with status 0 only if every part is accounted for and no resource grows.
+frames that can't be inspected. Ends with status 0 only if every part is accounted for and no resource grows; Ctrl-C
+ends the shift early, with its report.
 """
 
 import argparse
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -32,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     minutes = options.minutes if options.hours is None else 60 * options.hours
     with tempfile.TemporaryDirectory(prefix="patchline-soak-") as folder:
         soak = Soak(Path(folder), load=options.load, pace=Pace())
+        signal.signal(signal.SIGINT, lambda _number, _frame: soak.end_early())
         report = soak.run(60 * minutes)
     text = as_json(report)
     options.output.mkdir(parents=True, exist_ok=True)

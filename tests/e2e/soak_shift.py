@@ -26,6 +26,8 @@ SLEEP_MS = 40.0
 BATCH = 4
 ENGINE_RATE = 1000 * BATCH / SLEEP_MS
 RECIPE = "caps"
+# Below this share of the engine's rate the machine was measured, and not the daemon.
+LEAST_CAPACITY = 0.7
 # Frames that can't be inspected, on top of the load and beside it: most of them never reach the engine.
 BAD_SHARE = 0.03
 # What may befall a good part at this load on a machine that has other things to do.
@@ -98,7 +100,12 @@ class Soak:
         self._banks = banks
         self._load = load
         self._pace = pace
+        self._over = threading.Event()
         self._daemon = DaemonProcess(config)
+
+    def end_early(self) -> None:
+        """Let `run` come to its report at once."""
+        self._over.set()
 
     def run(self, seconds: float) -> SoakReport:
         with ExitStack() as resources:
@@ -114,6 +121,11 @@ class Soak:
             resources.callback(Sleeper(self._addresses["verdicts"]).close)
             flood = self._start(pool, PushedCamera(self._addresses["push"], "flood", 0.5 / ENGINE_RATE, 1e9))
             capacity = self._measure_capacity(controller)
+            if capacity < LEAST_CAPACITY * ENGINE_RATE:
+                raise RuntimeError(
+                    f"the engine's rate is {ENGINE_RATE:g} parts/s and only {capacity:.1f} were judged: "
+                    "this machine or its disk is busy with something else, and a soak would tell nothing"
+                )
             flood.finish()
             controller.wait_for(len(flood.sent))
             cable = resources.enter_context(Cable(self._addresses["acked"]))
@@ -124,7 +136,7 @@ class Soak:
             cameras, broken = self._cameras(self._load * capacity, cable.address)
             for sender in (*cameras, broken):
                 self._start(pool, sender)
-            wait(seconds)
+            self._over.wait(seconds)
             end, processor_s, heard = time.monotonic(), gauges.processor_s - processor_s, controller.heard - heard
             for shift in (gauges, reloads, cuts, *cameras, broken):
                 shift.finish()
