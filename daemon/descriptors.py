@@ -21,12 +21,14 @@ from daemon.telemetry import Telemetry
 
 log = structlog.get_logger()
 
-# What connections may take altogether, where the system allows it.
+# What connections may take altogether, where the system allows it; twice what is needed where that is more.
 CONNECTIONS: Final = 4096
 # More than the backlogs of four doors, 100 connections each, and the daemon's own needs.
 SPARE: Final = 512
 # New connections are turned away above the first share of the limit, and taken again below the second.
 SHORT_SHARE, WELL_SHARE = 0.9, 0.8
+LIMIT_REMEDY: Final = "LimitNOFILE= in the unit, or ulimit -Hn"
+CAMERAS_REMEDY: Final = "more intake.max_cameras allow more connections, after a restart"
 # From Linux's asm/socket.h; Python's socket module lacks them.
 SO_ATTACH_FILTER: Final = 26
 SO_DETACH_FILTER: Final = 27
@@ -40,9 +42,11 @@ class DescriptorGuard:
     def __init__(self, doors: Collection[str], telemetry: Telemetry, *, needed: int) -> None:
         self._telemetry = telemetry
         self._found = resource.getrlimit(resource.RLIMIT_NOFILE)
-        hard = self._found[1] if self._found[1] != resource.RLIM_INFINITY else CONNECTIONS + SPARE
+        wanted = max(CONNECTIONS, 2 * needed)
+        hard = self._found[1] if self._found[1] != resource.RLIM_INFINITY else wanted + SPARE
         spare = min(SPARE, hard // 2)
-        self._limit = min(CONNECTIONS, hard - spare)
+        self._limit = min(wanted, hard - spare)
+        self._remedy = LIMIT_REMEDY if self._limit < wanted else CAMERAS_REMEDY
         self._limit_when_short = self._limit + spare
         self._listeners = listening_descriptors(doors)
         self._short = False
@@ -55,12 +59,14 @@ class DescriptorGuard:
                 needed=needed,
                 limit=self._limit,
                 advice=f"So many cameras and readers as configured may need more descriptors than there are. Allow "
-                f"{CONNECTIONS + SPARE}: LimitNOFILE= in the unit, or ulimit -Hn.",
+                f"{wanted + SPARE}: {LIMIT_REMEDY}.",
             )
 
     def find_listeners(self, doors: Collection[str]) -> None:
         """Look for the doors' listeners again: a door that was given another key has another."""
         self._listeners = listening_descriptors(doors)
+        if self._short:
+            self._set_short(True)
 
     def look(self) -> None:
         """Turn new connections away, or take them again, as the descriptors in use ask for."""
@@ -72,7 +78,7 @@ class DescriptorGuard:
                 in_use=in_use,
                 limit=self._limit,
                 advice="No new connections are taken until some have ended; those there are are served. Find who opens "
-                "so many (ss -tnp), or allow more: LimitNOFILE= in the unit.",
+                f"so many (ss -tnp), or allow more: {self._remedy}.",
             )
         elif self._short and in_use is not None and in_use < WELL_SHARE * self._limit:
             self._set_short(False)
