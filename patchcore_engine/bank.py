@@ -41,7 +41,7 @@ class MemoryBank:
 
     `neighbours`: int32 [n, k], the k bank vectors nearest to each bank vector, itself the first.
     `owners`: int32 [n], the training picture each vector came from.
-    `calibration_scores`: float64 [pictures], ascending leave-one-out scores of the good parts.
+    `calibration_scores`: float64 [n], ascending leave-one-out scores of the good parts that calibrate.
     `parity`: what another engine is held to before it may serve the bank; None: no other may.
     """
 
@@ -227,7 +227,7 @@ def _read_calibration(data: bytes, manifest: Manifest) -> tuple[dict[str, NDArra
         raise BankDamagedError("The calibration file can't be read.") from error
     fits = (
         scores.dtype == np.float64
-        and scores.shape == (manifest.pictures,)
+        and scores.shape == (manifest.calibration_pictures,)
         and bool(np.isfinite(scores).all() and (np.diff(scores) >= 0).all())
         and neighbours.dtype == owners.dtype == np.int32
         and owners.shape == (manifest.vectors,)

@@ -72,6 +72,18 @@ def threshold_at(scores: NDArray[np.float64], rate: float, seed: int) -> Thresho
     )
 
 
+def calibration_sample(pictures: int, most: int, seed: int) -> NDArray[np.int64]:
+    """Return the numbers of the pictures that calibrate, ascending: all, or `most` of them, drawn evenly.
+
+    One is drawn from each of `most` stretches of equal length: a step of constant length would always meet the same
+    camera, or the same hour of the day, where pictures lie in such an order.
+    """
+    if pictures <= most:
+        return np.arange(pictures, dtype=np.int64)
+    edges = np.linspace(0, pictures, most + 1).astype(np.int64)
+    return np.random.default_rng(seed).integers(edges[:-1], edges[1:])
+
+
 def p_value(calibration_scores: NDArray[np.float64], score: float) -> float:
     """Return the conformal p-value of `score`: (1 + #calibration scores >= score) / (n + 1).
 

@@ -2,7 +2,9 @@
 
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -17,29 +19,35 @@ from numpy.typing import NDArray
 from patchcore_engine import images
 from patchcore_engine.backbones.extractor import FeatureExtractor, SubstituteExtractor
 from patchcore_engine.bank import MemoryBank
-from patchcore_engine.calibration import MINIMUM_PICTURES, Threshold, threshold_at
-from patchcore_engine.coreset import RandomProjection, coreset_size, greedy_k_centre
+from patchcore_engine.calibration import MINIMUM_PICTURES, Threshold, calibration_sample, threshold_at
 from patchcore_engine.errors import CalibrationError, GeometryError
-from patchcore_engine.images import Geometry, PreparedImage
+from patchcore_engine.images import Geometry
 from patchcore_engine.index import NearestNeighbours
 from patchcore_engine.index_choice import ChosenIndex, IndexChoice, choose_index
 from patchcore_engine.leave_one_out import GoodScore, LeaveOneOut
 from patchcore_engine.manifest import FORMAT_VERSION, Manifest, ThresholdEntry, Thresholds
+from patchcore_engine.merged_coreset import CoresetPlan
 from patchcore_engine.parity import check_parity, with_parity_set
-from patchcore_engine.patch_store import PatchStore, spill_needed
+from patchcore_engine.patch_gathering import BankVectors, PatchGathering, Wanted, open_gathering
+from patchcore_engine.patch_store import MemoryLimit
 from patchcore_engine.picture_reader import PictureReader
 from patchcore_engine.progress import Advance, NoProgress, Progress
 from patchcore_engine.scoring import ScoreMode, anomaly_maps, map_distances, overlay
 
 _LIBRARIES: Final = ("mindspore", "numpy", "faiss-cpu", "opencv-python-headless", "scikit-learn", "scipy")
 _SAMPLE_PICTURES: Final = 4
+_SCORED_AT_ONCE: Final = 8
+# Patches go to disk beyond this, if it has room: a fit is to stay within 3 GB, MindSpore's own included.
+_COMFORTABLE_BYTES: Final = 1_500_000_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FitSettings:
-    """How to make a bank. Rates are shares of good parts; `memory_limit` is in bytes, None for half of the free memory.
+    """How to make a bank. Rates are shares of good parts.
 
-    `spill_folder` takes the patch vectors where they would pass the limit; None means the system's temporary folder.
+    `memory_limit`: bytes that patches may take before they are stored in `spill_folder` (None: the system's temporary
+    folder). None: 1.5 GB, and up to half of the free memory where neither that nor the disk has room.
+    `calibration_pictures`: as many are scored for the thresholds where there are more.
     """
 
     recipe: str
@@ -52,6 +60,8 @@ class FitSettings:
     review_rate: float = 0.01
     fail_rate: float = 0.001
     seed: int = 0
+    calibration_pictures: int = 1000
+    coreset_plan: CoresetPlan = field(default_factory=CoresetPlan)
     memory_limit: int | None = None
     spill_folder: Path | None = None
     skip_unreadable: bool = False
@@ -65,14 +75,19 @@ class FitSettings:
             )
         if self.n_neighbors < 1:
             raise GeometryError(f"n_neighbors is {self.n_neighbors}: at least 1 is needed.")
+        if self.calibration_pictures < MINIMUM_PICTURES:
+            raise GeometryError(
+                f"{self.calibration_pictures} calibration picture(s) are out of range: at least {MINIMUM_PICTURES}."
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class FitResult:
-    """A bank, not yet saved. `picture_scores`: leave-one-out, in the order of the pictures used."""
+    """A bank, not yet saved. `picture_scores`: leave-one-out, in the order of `calibrated`, which are of `pictures`."""
 
     bank: MemoryBank
     pictures: list[Path]
+    calibrated: list[Path]
     skipped: list[Path]
     picture_scores: NDArray[np.float64]
     spilled: bool
@@ -108,98 +123,95 @@ def fit(
             f"The backbone is compiled for pictures of {extractor.identity.image_size} pixels, "
             f"not {settings.geometry.image_size}."
         )
-    patches_each = extractor.grid[0] * extractor.grid[1]
-    projection = RandomProjection(extractor.dimension, settings.seed)
     reader = PictureReader(pictures, settings.geometry, skip_unreadable=settings.skip_unreadable)
-    with _open_store(len(pictures), extractor, projection, settings) as store:
+    with _open_gathering(len(pictures), extractor, settings) as gathering:
         with clock.stage("embed"), progress.stage("embedding", len(pictures), "pictures") as advance:
-            projected = _embed_all(reader, extractor, projection, store, advance)
-        if store.pictures < MINIMUM_PICTURES:
-            raise _too_few(store.pictures)
-        count = coreset_size(len(projected), settings.coreset_ratio)
-        with clock.stage("coreset"), progress.stage("coreset", count, "vectors") as advance:
-            selected = greedy_k_centre(projected, count, settings.seed, advance)
-        del projected
+            _embed_all(reader, extractor, gathering, advance)
+        calibrating = gathering.calibrating
+        if len(calibrating) < MINIMUM_PICTURES:
+            raise _too_few(len(calibrating))
+        with clock.stage("coreset"), progress.stage("coreset", gathering.count, "vectors") as advance:
+            kept = gathering.select(advance)
         with clock.stage("index"):
-            owners = (selected // patches_each).astype(np.int32)
-            chosen = _choose_index(store, store.gather(selected), owners, settings.index)
+            chosen = _choose_index(gathering, kept, settings.index)
+        owners = kept.owners
+        del kept
         index = chosen.index
         with clock.stage("neighbours"), progress.stage("neighbours", len(index), "vectors") as advance:
             neighbours = _bank_neighbours(index, min(settings.n_neighbors, len(index)))
             advance(len(index))
-        with clock.stage("calibrate"), progress.stage("calibration", store.pictures, "pictures") as advance:
-            good = _score_good_pictures(store, index, owners, extractor.grid, settings, advance)
-        manifest = _manifest(extractor, settings, reader, chosen, good, clock.seconds)
+        with clock.stage("calibrate"), progress.stage("calibration", len(calibrating), "pictures") as advance:
+            good = _score_good_pictures(gathering, index, owners, extractor.grid, settings, advance)
+        manifest = _manifest(extractor, settings, reader, gathering, chosen, good, clock.seconds)
         scores = np.array([entry.score for entry in good])
+        calibrated = [reader.used[number] for number in calibrating]
         bank = MemoryBank(
             manifest,
             index,
             neighbours=neighbours,
             owners=owners,
             calibration_scores=np.sort(scores),
-            preview=_preview(reader.first, store[0], index, manifest),
+            preview=_preview(calibrated[0], gathering.patches_of(calibrating[0]), index, manifest),
         )
-        bank = _with_parity_set(bank, extractor, reader, scores)
-        return FitResult(bank, reader.used, reader.skipped, scores, store.spilled)
+        bank = _with_parity_set(bank, extractor, calibrated, scores)
+        return FitResult(bank, reader.used, calibrated, reader.skipped, scores, gathering.spilled)
 
 
 def _with_parity_set(
-    bank: MemoryBank, extractor: FeatureExtractor, reader: PictureReader, scores: NDArray[np.float64]
+    bank: MemoryBank, extractor: FeatureExtractor, calibrated: Sequence[Path], scores: NDArray[np.float64]
 ) -> MemoryBank:
     """Add the good parts that look most and least usual to the bank, and hold `extractor` to them."""
     chosen = sorted({int(scores.argmin()), int(scores.argmax())})
-    good = [bank.manifest.geometry.prepare(images.read(reader.used[number])).pixels for number in chosen]
+    good = [bank.manifest.geometry.prepare(images.read(calibrated[number])).pixels for number in chosen]
     reference = extractor.reference() if isinstance(extractor, SubstituteExtractor) else extractor
     bank = with_parity_set(bank, reference, good)
     check_parity(extractor, bank)
     return bank
 
 
-def _open_store(
-    pictures: int, extractor: FeatureExtractor, projection: RandomProjection, settings: FitSettings
-) -> PatchStore:
-    patches = extractor.grid[0] * extractor.grid[1]
-    spill = spill_needed(
+def _open_gathering(pictures: int, extractor: FeatureExtractor, settings: FitSettings) -> PatchGathering:
+    wanted = Wanted(
         pictures=pictures,
-        patches=patches,
+        patches=extractor.grid[0] * extractor.grid[1],
         dimension=extractor.dimension,
-        projected_dimension=projection.output_dimension,
-        kept=coreset_size(pictures * patches, settings.coreset_ratio),
-        limit=settings.memory_limit or psutil.virtual_memory().available // 2,
+        ratio=settings.coreset_ratio,
+        seed=settings.seed,
+        calibrating=calibration_sample(pictures, settings.calibration_pictures, settings.seed).tolist(),
+        plan=settings.coreset_plan,
     )
-    folder = (settings.spill_folder or Path(tempfile.gettempdir())) if spill else None
-    return PatchStore(pictures, patches, extractor.dimension, folder)
+    most = settings.memory_limit or psutil.virtual_memory().available // 2
+    limit = MemoryLimit(most=most, comfortable=settings.memory_limit or min(most, _COMFORTABLE_BYTES))
+    return open_gathering(wanted, limit, settings.spill_folder or Path(tempfile.gettempdir()))
 
 
-def _embed_all(
-    reader: PictureReader,
-    extractor: FeatureExtractor,
-    projection: RandomProjection,
-    store: PatchStore,
-    advance: Advance,
-) -> NDArray[np.float32]:
-    """Fill `store` and return the projected patches, float32 [pictures * patches, projected dimension]."""
-    projected = np.empty((store.capacity, store.patches, projection.output_dimension), dtype=np.float32)
-    for batch in reader.batches(max(extractor.batch_sizes)):
-        patches = extractor.embed(np.stack([image.pixels for image in batch]))
-        flat = projection(patches.reshape(-1, extractor.dimension))
-        projected[store.pictures : store.pictures + len(batch)] = flat.reshape(len(batch), store.patches, -1)
-        store.append(patches)
-        advance(len(batch))
-    return projected[: store.pictures].reshape(-1, projection.output_dimension)
+def _embed_all(reader: PictureReader, extractor: FeatureExtractor, gathering: PatchGathering, advance: Advance) -> None:
+    """Let `gathering` take the patches of all pictures, on a thread of its own while the network computes the next."""
+    waiting: deque[Future[None]] = deque()
+    size = max(extractor.batch_sizes)
+    with ThreadPoolExecutor(1, thread_name_prefix="gather") as pool:
+        try:
+            for batch in reader.batches(size):
+                patches = extractor.embed(np.stack([image.pixels for image in batch]))
+                waiting.append(pool.submit(gathering.take, patches))
+                while len(waiting) * size > max(gathering.backlog, size):
+                    waiting.popleft().result()
+                advance(len(batch))
+            while waiting:
+                waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def _choose_index(
-    store: PatchStore, vectors: NDArray[np.float32], owners: NDArray[np.int32], choice: IndexChoice
-) -> ChosenIndex:
-    """Choose by the patches of some pictures, evenly taken from all."""
-    sample = np.linspace(0, store.pictures - 1, _SAMPLE_PICTURES).astype(np.int32)
-    queries = np.concatenate([store[int(picture)] for picture in sample])
-    return choose_index(vectors, queries, choice, ~np.isin(owners, sample))
+def _choose_index(gathering: PatchGathering, kept: BankVectors, choice: IndexChoice) -> ChosenIndex:
+    """Choose by the patches of some pictures, evenly taken from those that calibrate."""
+    calibrating = np.array(gathering.calibrating)
+    sample = calibrating[np.linspace(0, len(calibrating) - 1, _SAMPLE_PICTURES).astype(np.int64)]
+    queries = np.concatenate([gathering.patches_of(int(number)) for number in sample])
+    return choose_index(kept.vectors, queries, choice, ~np.isin(kept.owners, sample))
 
 
 def _score_good_pictures(
-    store: PatchStore,
+    gathering: PatchGathering,
     index: NearestNeighbours,
     owners: NDArray[np.int32],
     grid: tuple[int, int],
@@ -215,10 +227,12 @@ def _score_good_pictures(
         grid=grid,
         image_size=settings.geometry.image_size,
     )
+    numbers = gathering.calibrating
     good = []
-    for picture in range(store.pictures):
-        good.append(scorer.score(store[picture], picture))
-        advance(1)
+    for start in range(0, len(numbers), _SCORED_AT_ONCE):
+        batch = numbers[start : start + _SCORED_AT_ONCE]
+        good += scorer.score(np.stack([gathering.patches_of(number) for number in batch]), batch)
+        advance(len(batch))
     return good
 
 
@@ -226,6 +240,7 @@ def _manifest(
     extractor: FeatureExtractor,
     settings: FitSettings,
     reader: PictureReader,
+    gathering: PatchGathering,
     chosen: ChosenIndex,
     good: Sequence[GoodScore],
     seconds: dict[str, float],
@@ -244,18 +259,20 @@ def _manifest(
         grid=extractor.grid,
         dimension=extractor.dimension,
         coreset_ratio=settings.coreset_ratio,
+        coreset_merge=gathering.merge,
         index=index.kind,
         index_projected=index.projection.basis.shape[1] if index.projection is not None else None,
         index_visited=chosen.visited,
         index_compared=chosen.compared,
         vectors=len(index),
-        patches=len(good) * extractor.grid[0] * extractor.grid[1],
+        patches=gathering.pictures * extractor.grid[0] * extractor.grid[1],
         score_mode=settings.score_mode,
         reweight=settings.reweight,
         n_neighbors=min(settings.n_neighbors, len(index)),
         thresholds=_thresholds(good, settings),
         heat_median=float(np.median([entry.map_median for entry in good])),
-        pictures=len(good),
+        pictures=gathering.pictures,
+        calibrated=len(good) if len(good) < gathering.pictures else None,
         skipped=tuple(path.name for path in reader.skipped),
         data_digest=reader.digest(),
         seed=settings.seed,
@@ -302,13 +319,10 @@ def _entry(threshold: Threshold) -> ThresholdEntry:
     return ThresholdEntry(**asdict(threshold))
 
 
-def _preview(
-    first: PreparedImage | None, patches: NDArray[np.float32], index: NearestNeighbours, manifest: Manifest
-) -> bytes:
-    """Return a PNG of the first good part beside itself under its heat map: what the bank was taught."""
-    if first is None:
-        return b""
+def _preview(picture: Path, patches: NDArray[np.float32], index: NearestNeighbours, manifest: Manifest) -> bytes:
+    """Return a PNG of a good part beside itself under its heat map: what the bank was taught."""
     distances, _ = index.search(patches, 1)
     shown = map_distances(distances, manifest.score_mode).reshape(1, *manifest.grid)
     levels = manifest.heat_scale.levels(anomaly_maps(shown, manifest.image_size)[0])
-    return images.encode_png(np.hstack([first.pixels, overlay(first.pixels, levels)]))
+    pixels = manifest.geometry.prepare(images.read(picture)).pixels
+    return images.encode_png(np.hstack([pixels, overlay(pixels, levels)]))

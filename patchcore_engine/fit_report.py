@@ -10,7 +10,7 @@ from patchcore_engine import report_parts as parts
 from patchcore_engine.evaluation import percent
 from patchcore_engine.fit import FitResult
 from patchcore_engine.images import read
-from patchcore_engine.manifest import ThresholdEntry
+from patchcore_engine.manifest import Manifest, ThresholdEntry
 from patchcore_engine.report_parts import Figure
 
 _UNUSUAL = 6
@@ -35,7 +35,7 @@ def fit_report(result: FitResult, version: str) -> str:
             parts.figure_row(
                 [
                     Figure("Good parts", f"{manifest.pictures:,}", _skipped_note(manifest.skipped)),
-                    Figure("Vectors kept", f"{manifest.vectors:,}", f"of {manifest.patches:,} patches"),
+                    Figure("Vectors kept", f"{manifest.vectors:,}", _kept_note(manifest)),
                     _threshold_figure("Review threshold", thresholds.review),
                     _threshold_figure("Fail threshold", thresholds.fail),
                     Figure("Time", f"{sum(manifest.seconds.values()):.1f} s", "all steps"),
@@ -43,8 +43,8 @@ def fit_report(result: FitResult, version: str) -> str:
             ),
             parts.section(
                 "Calibration",
-                "Scores of the training parts, each judged without its own patches. The thresholds are the scores that "
-                "good parts reach at the stated rates.",
+                f"Scores of {_calibrated(manifest)}, each judged without its own patches. The thresholds are the "
+                "scores that good parts reach at the stated rates.",
                 parts.plot(histogram),
                 parts.table(
                     _THRESHOLD_COLUMNS,
@@ -78,7 +78,7 @@ def fit_report(result: FitResult, version: str) -> str:
 def _most_unusual(result: FitResult) -> Iterator[tuple[NDArray[np.uint8], str, str]]:
     geometry = result.bank.manifest.geometry
     for position in np.argsort(-result.picture_scores)[:_UNUSUAL]:
-        path = result.pictures[position]
+        path = result.calibrated[position]
         yield geometry.prepare(read(path)).pixels, f"score {result.picture_scores[position]:.3f}", path.name
 
 
@@ -92,6 +92,18 @@ def _threshold_row(name: str, entry: ThresholdEntry, reached: int | None) -> lis
     method = _THRESHOLD_METHODS[entry.method]
     count = "" if reached is None else str(reached)
     return [name, f"{entry.value:.3f}", f"{low:.3f} to {high:.3f}", percent(entry.rate), method, count]
+
+
+def _kept_note(manifest: Manifest) -> str:
+    merge = manifest.coreset_merge
+    how = "" if merge is None else f", merged from chunks of {merge.chunk_pictures} pictures"
+    return f"of {manifest.patches:,} patches{how}"
+
+
+def _calibrated(manifest: Manifest) -> str:
+    if manifest.calibrated is None:
+        return "the training parts"
+    return f"{manifest.calibrated:,} of the {manifest.pictures:,} training parts, evenly drawn"
 
 
 def _skipped_note(skipped: Sequence[str]) -> str:

@@ -21,6 +21,8 @@ _NOT_CONTENT: Final = frozenset({"created", "libraries", "digest", "seconds"})
 # Stands in the digest's place while the digest is taken.
 _UNSEALED: Final = "0" * 64
 _LONGEST_SHOWN: Final = 40
+# Written only where they are set: most banks have neither.
+_ONLY_WHERE_SET: Final = frozenset({"coreset_merge", "calibrated"})
 
 
 class _Part(BaseModel):
@@ -47,8 +49,20 @@ class Thresholds(_Part):
     pixel: ThresholdEntry
 
 
+class CoresetMerge(_Part):
+    """How a coreset was merged: chunks of `chunk_pictures` put `candidates` forward, `multiple` times what is kept."""
+
+    chunk_pictures: Annotated[int, Field(ge=1)]
+    multiple: Annotated[int, Field(ge=1)]
+    candidates: Annotated[int, Field(ge=1)]
+
+
 class Manifest(_Part):
-    """The settings, thresholds and digests of one bank."""
+    """The settings, thresholds and digests of one bank.
+
+    `coreset_merge`: None where the coreset was made in one pass. `calibrated`: how many of the pictures were scored
+    for the thresholds, None for all.
+    """
 
     format: Literal[2]
     recipe: str
@@ -62,6 +76,7 @@ class Manifest(_Part):
     grid: tuple[int, int]
     dimension: int
     coreset_ratio: Annotated[float, Field(gt=0, le=1)]
+    coreset_merge: CoresetMerge | None = None
     index: IndexKind
     index_projected: Annotated[int, Field(ge=1)] | None = None
     index_visited: float | None = None
@@ -74,6 +89,7 @@ class Manifest(_Part):
     thresholds: Thresholds
     heat_median: float
     pictures: Annotated[int, Field(ge=1)]
+    calibrated: Annotated[int, Field(ge=1)] | None = None
     skipped: tuple[str, ...] = ()
     data_digest: Digest
     seed: int
@@ -90,10 +106,17 @@ class Manifest(_Part):
             raise ValueError(str(error)) from error
         if min(*self.grid, self.dimension) < 1 or self.vectors > self.patches:
             raise ValueError("grid, dimension, vectors and patches don't fit each other")
+        if self.calibration_pictures > self.pictures:
+            raise ValueError("more pictures calibrated than there were")
         levels = self.thresholds
         if not 0 <= levels.review.value <= levels.fail.value or levels.pixel.value < 0:
             raise ValueError("the review threshold must lie between 0 and the fail threshold")
         return self
+
+    @property
+    def calibration_pictures(self) -> int:
+        """How many of the pictures were scored for the thresholds."""
+        return self.pictures if self.calibrated is None else self.calibrated
 
     @property
     def geometry(self) -> Geometry:
@@ -115,7 +138,7 @@ class Manifest(_Part):
 
     def content_digest(self) -> str:
         """Return the SHA-256 of all that decides a verdict: equal for fits of the same pictures, settings and seed."""
-        content = self.model_dump(mode="json", exclude=set(_NOT_CONTENT))
+        content = self.model_dump(mode="json", exclude={*_NOT_CONTENT, *self._unset()})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -129,7 +152,10 @@ class Manifest(_Part):
         return blank.model_copy(update={"digest": hashlib.sha256(blank.to_json()).hexdigest()})
 
     def to_json(self) -> bytes:
-        return self.model_dump_json(indent=2).encode() + b"\n"
+        return self.model_dump_json(indent=2, exclude=self._unset()).encode() + b"\n"
+
+    def _unset(self) -> set[str]:
+        return {name for name in _ONLY_WHERE_SET if getattr(self, name) is None}
 
     @classmethod
     def parse(cls, data: bytes) -> Self:

@@ -25,7 +25,6 @@ class PictureReader:
         self._digest = hashlib.sha256()
         self.used: list[Path] = []
         self.skipped: list[Path] = []
-        self.first: PreparedImage | None = None
 
     def batches(self, size: int) -> Iterator[list[PreparedImage]]:
         batch: list[PreparedImage] = []
@@ -68,6 +67,4 @@ class PictureReader:
             return
         self.used.append(path)
         self._digest.update(digest)
-        if self.first is None:
-            self.first = image
         yield image

@@ -65,12 +65,16 @@ def fit(
     reweight: Annotated[bool, typer.Option(help="Weigh the score by its neighbourhood in the bank.")] = True,
     fail_rate: Annotated[float, typer.Option(help="Share of good parts that may fail.")] = 0.001,
     review_rate: Annotated[float, typer.Option(help="Share of good parts that may need a review.")] = 0.01,
+    calibration_pictures: Annotated[
+        int, typer.Option(min=10, help="Of more pictures than this an even share is scored for the thresholds.")
+    ] = 1000,
     memory_limit: Annotated[
         int | None,
         typer.Option(
             parser=parse_size,
             metavar="SIZE",
-            help="Memory for patches, e.g. 4G; beyond it they go to disk. Default: half of the free memory.",
+            help="Memory for patches, e.g. 4G; beyond it they go to disk, below TMPDIR. Default: 1.5 GB, and up to "
+            "half of the free memory where the disk has no room.",
             show_default=False,
         ),
     ] = None,
@@ -132,6 +136,7 @@ def fit(
                 review_rate=review_rate,
                 fail_rate=fail_rate,
                 seed=seed,
+                calibration_pictures=calibration_pictures,
                 memory_limit=memory_limit,
                 skip_unreadable=skip_unreadable,
             )
@@ -166,7 +171,8 @@ def _show(fitted: "FittedBank") -> None:
     table.add_row("patches", f"{manifest.patches:,}, {manifest.vectors:,} vectors kept")
     table.add_row("review threshold", _threshold(manifest.thresholds.review))
     table.add_row("fail threshold", _threshold(manifest.thresholds.fail))
-    table.add_row("calibration", "leave-one-out on the good pictures")
+    share = "the" if manifest.calibrated is None else f"{manifest.calibrated:,} of the"
+    table.add_row("calibration", f"leave-one-out on {share} good pictures")
     table.add_row("time", ", ".join(f"{name} {seconds:.1f} s" for name, seconds in manifest.seconds.items()))
     table.add_row("bank", str(fitted.path))
     table.add_row("report", str(fitted.report))

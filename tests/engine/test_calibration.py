@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import genpareto
 
-from patchcore_engine.calibration import MINIMUM_PICTURES, _fit_tail, p_value, threshold_at
+from patchcore_engine.calibration import MINIMUM_PICTURES, _fit_tail, calibration_sample, p_value, threshold_at
 from patchcore_engine.errors import CalibrationError
 
 scores_of_good_parts = st.lists(st.floats(0.1, 50), min_size=MINIMUM_PICTURES, max_size=300).map(np.array)
@@ -161,3 +161,18 @@ def test_resamples_are_fitted_each_by_itself() -> None:
     together = np.array(_fit_tail(rows, 10))
     alone = np.hstack([np.array(_fit_tail(row[None], 10)) for row in rows])
     np.testing.assert_allclose(together, alone)
+
+
+def test_up_to_the_limit_all_pictures_calibrate() -> None:
+    np.testing.assert_array_equal(calibration_sample(40, 40, seed=0), np.arange(40))
+
+
+def test_beyond_the_limit_one_picture_of_each_stretch_calibrates() -> None:
+    drawn = calibration_sample(5003, 1000, seed=0)
+    assert len(drawn) == 1000
+    assert (np.diff(drawn) > 0).all()
+    assert np.diff(drawn, prepend=0, append=5003).max() <= 12
+    # Pictures of five cameras in turn: each camera has its share.
+    assert np.bincount(drawn % 5).min() > 150
+    np.testing.assert_array_equal(drawn, calibration_sample(5003, 1000, seed=0))
+    assert (drawn != calibration_sample(5003, 1000, seed=1)).any()

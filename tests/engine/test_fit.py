@@ -1,3 +1,4 @@
+import json
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from patchcore_engine.fit import FitResult, fit
 from patchcore_engine.images import Geometry, decode, read
 from patchcore_engine.inspector import Inspector
 from patchcore_engine.manifest import Manifest
+from patchcore_engine.merged_coreset import CoresetPlan
 from tests.engine import parts
 
 
@@ -69,11 +71,124 @@ def test_other_pictures_change_the_data_digest(good: list[Path], fitted: FitResu
 def test_patch_vectors_beyond_the_limit_spill_and_give_the_same_bank(
     good: list[Path], fitted: FitResult, tmp_path: Path
 ) -> None:
-    limit = 30 * 64 * 4 * (8 + 3) + 2 * 4 * 8 * 192 + 1000
+    limit = 30 * 64 * 4 * (8 + 4) + 2 * 4 * 8 * 192 + 1000
     spilled = fit(good, parts.extractor(), parts.settings(memory_limit=limit, spill_folder=tmp_path))
     assert spilled.spilled
     assert not fitted.spilled
     assert digest(spilled) == digest(fitted)
+    assert list(tmp_path.iterdir()) == []
+
+
+# 30 pictures of 64 patches in chunks of 5.
+CHUNKS = CoresetPlan(one_pass=1000, chunk=320, multiple=2)
+
+
+def test_more_patches_than_one_pass_takes_are_merged_and_the_manifest_says_so(
+    good: list[Path], fitted: FitResult
+) -> None:
+    merged = fit(good, parts.extractor(), parts.settings(coreset_plan=CHUNKS)).bank
+    assert fitted.bank.manifest.coreset_merge is None
+    assert merged.manifest.coreset_merge is not None
+    assert merged.manifest.coreset_merge.model_dump() == {"chunk_pictures": 5, "multiple": 2, "candidates": 6 * 64}
+    assert len(merged.index) == len(fitted.bank.index)
+    assert set(merged.owners) > set(range(10))
+    loaded = MemoryBank.from_files(merged.files(), "v")
+    assert loaded.manifest.coreset_merge == merged.manifest.coreset_merge
+
+
+def test_a_merged_bank_judges_nearly_as_one_of_one_pass(good: list[Path], fitted: FitResult) -> None:
+    merged = fit(good, parts.extractor(), parts.settings(coreset_plan=CHUNKS)).bank
+    images = [parts.draw_part(np.random.default_rng(seed), blot=seed % 2 == 0) for seed in range(100, 120)]
+    one_pass_results, results = (Inspector(parts.extractor(), bank).inspect(images) for bank in (fitted.bank, merged))
+    for seed, (left, right) in enumerate(zip(one_pass_results, results, strict=True), 100):
+        assert left is not None
+        assert right is not None
+        assert (left.outcome == "fail") == (right.outcome == "fail") == (seed % 2 == 0)
+    review, of_merged = (bank.manifest.thresholds.review.value for bank in (fitted.bank, merged))
+    assert of_merged == pytest.approx(review, rel=0.25)
+
+
+def test_owners_of_a_merged_bank_name_the_pictures_its_vectors_came_from(good: list[Path]) -> None:
+    bank = fit(good, parts.extractor(), parts.settings(coreset_plan=CHUNKS)).bank
+    patches = parts.extractor(batch_sizes=(30,)).embed(
+        np.stack([parts.GEOMETRY.prepare(read(path)).pixels for path in good])
+    )
+    for vector, owner in zip(bank.index.vectors, bank.owners, strict=True):
+        assert (patches[owner] == vector).all(axis=1).any()
+
+
+@pytest.mark.parametrize("batch_sizes", [(1,), (4,), (30,)])
+def test_neither_batches_nor_memory_decide_a_merged_bank(
+    good: list[Path], tmp_path: Path, batch_sizes: tuple[int, ...]
+) -> None:
+    plan = {"coreset_plan": CHUNKS, "calibration_pictures": 12}
+    usual = fit(good, parts.extractor(), parts.settings(**plan))
+    settings = parts.settings(**plan, memory_limit=70_000, spill_folder=tmp_path)
+    other = fit(good, parts.extractor(batch_sizes=batch_sizes), settings)
+    assert (usual.spilled, other.spilled) == (False, True)
+    assert digest(other) == digest(usual)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("plan", [CoresetPlan(), CHUNKS])
+def test_beyond_a_number_of_pictures_an_even_share_calibrates(good: list[Path], plan: CoresetPlan) -> None:
+    result = fit(good, parts.extractor(), parts.settings(calibration_pictures=12, coreset_plan=plan))
+    manifest = result.bank.manifest
+    assert (manifest.pictures, manifest.calibrated, manifest.calibration_pictures) == (30, 12, 12)
+    assert len(result.picture_scores) == len(result.calibrated) == len(result.bank.calibration_scores) == 12
+    assert set(result.calibrated) < set(result.pictures)
+    loaded = MemoryBank.from_files(result.bank.files(), "v")
+    assert loaded.p_value(1e9) == pytest.approx(1 / 13)
+
+
+def test_a_share_that_calibrates_has_the_scores_it_has_among_all(good: list[Path], fitted: FitResult) -> None:
+    result = fit(good, parts.extractor(), parts.settings(calibration_pictures=12))
+    every = dict(zip(fitted.calibrated, fitted.picture_scores, strict=True))
+    expected = [every[path] for path in result.calibrated]
+    np.testing.assert_allclose(result.picture_scores, expected, rtol=1e-5)
+
+
+def test_all_pictures_of_a_small_fit_calibrate_and_its_manifest_says_nothing_of_shares(fitted: FitResult) -> None:
+    manifest = json.loads(fitted.bank.files()[MANIFEST])
+    assert not {"calibrated", "coreset_merge"} & set(manifest)
+    assert fitted.bank.manifest.calibration_pictures == 30
+
+
+def test_unreadable_pictures_are_skipped_by_a_merged_fit(good: list[Path], tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    plan = parts.settings(skip_unreadable=True, coreset_plan=CHUNKS)
+    merged = fit(good, parts.extractor(), plan).bank
+    with_broken = fit([*good[:7], broken, *good[7:]], parts.extractor(), plan).bank
+    assert with_broken.manifest.pictures == 30
+    np.testing.assert_array_equal(with_broken.index.vectors, merged.index.vectors)
+
+
+FIT_ON_A_FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from patchcore_engine.errors import MemoryLimitError
+from patchcore_engine.fit import fit
+from patchcore_engine.images import list_pictures
+from patchcore_engine.merged_coreset import CoresetPlan
+from tests.engine import parts
+
+# The disk takes no more than this of one file, as a full one would.
+resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))
+plan = CoresetPlan(one_pass=int(sys.argv[3]), chunk=320)
+try:
+    fit(list_pictures(Path(sys.argv[1])), parts.extractor(),
+        parts.settings(memory_limit=110_000, spill_folder=Path(sys.argv[2]), coreset_plan=plan))
+except MemoryLimitError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("one_pass", [1000, 10_000])
+def test_a_disk_that_fills_up_during_a_fit_is_told_in_a_line(good: list[Path], tmp_path: Path, one_pass: int) -> None:
+    command = [sys.executable, "-c", FIT_ON_A_FULL_DISK, str(good[0].parent), str(tmp_path), str(one_pass)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.startswith(f"The patch vectors don't fit into memory, nor can they spill to {tmp_path}: ")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -124,7 +239,9 @@ def test_a_geometry_the_backbone_is_not_compiled_for_is_refused(good: list[Path]
         fit(good, parts.extractor(), parts.settings(geometry=Geometry(resize=96, image_size=96)))
 
 
-@pytest.mark.parametrize("change", [{"coreset_ratio": 0.0}, {"coreset_ratio": 1.5}, {"fail_rate": 0.5}])
+@pytest.mark.parametrize(
+    "change", [{"coreset_ratio": 0.0}, {"coreset_ratio": 1.5}, {"fail_rate": 0.5}, {"calibration_pictures": 9}]
+)
 def test_settings_out_of_range_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(GeometryError, match="out of range"):
         parts.settings(**change)

@@ -16,6 +16,7 @@ from patchcore_engine.evaluation_report import evaluation_report
 from patchcore_engine.fit import FitResult, fit
 from patchcore_engine.fit_report import fit_report
 from patchcore_engine.inspector import Inspector
+from patchcore_engine.merged_coreset import CoresetPlan
 from patchcore_engine.published import read_published
 from patchcore_engine.report_parts import overlay_with_truth, write_report
 from tests.engine import parts
@@ -75,7 +76,7 @@ def test_a_fits_report_shows_thresholds_and_the_most_unusual_parts(fitted: FitRe
     html = fit_report(fitted, "20260101T000000Z-01234567")
     assert "20260101T000000Z-01234567" in html
     assert f"{fitted.bank.manifest.thresholds.fail.value:.3f}" in html
-    worst = fitted.pictures[int(np.argmax(fitted.picture_scores))]
+    worst = fitted.calibrated[int(np.argmax(fitted.picture_scores))]
     assert html.index(worst.name) == min(html.index(m) for m in re.findall(r"\d{3}\.png", html))
 
 
@@ -107,3 +108,11 @@ def test_a_report_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DataError, match=r"report\.html can't be written"):
         write_report(tmp_path / "file", "<p>")
+
+
+def test_a_fits_report_tells_of_a_merged_coreset_and_of_the_share_that_calibrated(tmp_path: Path) -> None:
+    plan = CoresetPlan(one_pass=1000, chunk=320)
+    settings = parts.settings(coreset_plan=plan, calibration_pictures=12)
+    html = fit_report(fit(parts.write_good_parts(tmp_path), parts.extractor(), settings), "v")
+    assert "merged from chunks of 5 pictures" in html
+    assert "12 of the 30 training parts" in html
