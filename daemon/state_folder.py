@@ -38,6 +38,9 @@ class StateFolder:
             self._lock.write(f"{os.getpid()}\n")
             self._lock.flush()
         except OSError as error:
+            # Closing tries to write again, and closes all the same.
+            with suppress(OSError):
+                self._lock.close()
             raise self._unwritable(error) from error
 
     def write_addresses(self, addresses: Mapping[str, str]) -> None:
