@@ -140,9 +140,10 @@ def _drop_requests(descriptor: int, *, drop: bool) -> None:
 
 
 @contextmanager
-def borrowed(descriptor: int) -> Iterator[socket.socket]:
-    """A socket object for ZeroMQ's descriptor, which it must not close."""
-    borrowed = socket.socket(fileno=descriptor)
+def borrowed(descriptor: int, family: int = -1) -> Iterator[socket.socket]:
+    """A socket object for ZeroMQ's descriptor, which it must not close; with `family` the kernel isn't asked for it."""
+    kind = -1 if family == -1 else socket.SOCK_STREAM
+    borrowed = socket.socket(family, kind, -1 if family == -1 else 0, fileno=descriptor)
     try:
         yield borrowed
     finally:

@@ -62,10 +62,9 @@ class UnfinishedGuard:
         known, self._known = self._known, {}
         for descriptor in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208  (the names are all that is wanted)
             # OSError: no socket, or one that is gone by now.
-            with suppress(OSError), borrowed(descriptor) as connection:
-                if connection.family not in (socket.AF_INET, socket.AF_INET6):
-                    continue
-                port = connection.getsockname()[1]
+            with suppress(OSError), borrowed(descriptor, socket.AF_INET) as connection:
+                name = connection.getsockname()
+                port = name[1] if isinstance(name, tuple) else None
                 if port in self._doors and not connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                     before = known.get(descriptor) if descriptor not in heard[port] else None
                     self._known[descriptor] = self._judge(connection, before, elapsed, self._doors[port])
