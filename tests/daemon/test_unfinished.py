@@ -38,6 +38,10 @@ class Endless:
         host, _, port = address.removeprefix("tcp://").rpartition(":")
         self.socket = socket.create_connection((host, int(port)), timeout=PATIENCE_S)
         self.socket.sendall(GREETING + READY)
+        # A message that comes before the daemon is ready itself breaks the protocol.
+        answer = b""
+        while b"READY" not in answer:
+            answer += self.socket.recv(4096)
 
     def send(self, content: bytes) -> bool:
         """Send one more part; False once the daemon has closed the connection."""
