@@ -256,7 +256,10 @@ class HeatmapHeader:
         if values.get("encoding") not in ("png", "overlay", "float16"):
             raise MessageError("Not a heat map header: field encoding is none of png, overlay and float16.")
         known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
-        return cls(**{**known, "rect": tuple(rect)})
+        try:
+            return cls(**{**known, "rect": tuple(rect)})
+        except TypeError as error:
+            raise MessageError(f"Not a heat map header: {error}.") from error
 
 
 def _shallow_map(message: "Verdict | Region | Stages | HeatmapHeader") -> dict[str, Any]:

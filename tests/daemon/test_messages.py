@@ -97,6 +97,12 @@ def test_heat_map_headers_with_any_values_are_a_header_or_a_message_error(values
     assert hash((header.camera, header.stream, header.seq))
 
 
+@pytest.mark.parametrize("name", [name for name in HEATMAP if name != "v"])
+def test_a_heat_map_header_that_lacks_a_field_is_refused(name: str) -> None:
+    with pytest.raises(MessageError, match=name):
+        HeatmapHeader.unpack(pack({key: value for key, value in HEATMAP.items() if key != name}))
+
+
 @rubbish
 @given(st.sampled_from([Hello, Welcome, Ack, Pong, Reset, ReplayRequest, ReplayReply]), st.data())
 def test_protocol_maps_with_any_values_are_a_map_or_a_message_error(model: type[WireMap], data: st.DataObject) -> None:
