@@ -20,6 +20,7 @@ from patchcore_engine.bank import MANIFEST, MemoryBank
 from patchcore_engine.errors import BankError
 from patchcore_engine.fit import fit
 from tests.engine import parts
+from tests.fuzz.scratch import scratch_folder
 
 Damage = Callable[[Path, Path, random.Random], Path | None]
 
@@ -227,7 +228,7 @@ def two_banks(folder: Path) -> tuple[Path, Path]:
 def damaged(bank: Path, other: Path, count: int, seed: int) -> Iterator[tuple[str, Path]]:
     """Yield `count` damaged copies of `bank`, each gone when the next is asked for, with the kind of damage."""
     chance = random.Random(seed)
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         for number in range(count):
             home = Path(scratch) / "part"
             shutil.copytree(bank, home / bank.name, copy_function=shutil.copyfile)
