@@ -74,11 +74,11 @@ class Service:
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT. Raises DaemonError and PatchcoreError while starting."""
-        self._banks = footprints(self._settings)
-        self._require(self._budget())
         with ExitStack() as resources:
             resources.callback(self._bell_reader.close)
             resources.callback(self._bell_writer.close)
+            self._banks = footprints(self._settings)
+            self._require(self._budget())
             self._install(resources)
             state = resources.enter_context(StateFolder(self._settings.service.state_dir))
             self._telemetry.started.set_to_current_time()
