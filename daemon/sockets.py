@@ -17,7 +17,7 @@ KEEPALIVE_PROBES: Final = 2
 UNACKNOWLEDGED_MS: Final = 6000
 # A connection that has not said who it is by then is cut, so that mute ones don't pile up; so is one that was refused,
 # and tries again.
-HANDSHAKE_MS: Final = 5000
+HANDSHAKE_MS: Final = 10_000
 # A connection request that nobody answers is given up and made anew; the kernel would wait for minutes.
 CONNECT_TIMEOUT_MS: Final = 3000
 

@@ -58,9 +58,14 @@ class UnfinishedGuard:
         if not self._doors or elapsed < LOOK_S:
             return
         self._looked_at = now
+        try:
+            descriptors = list(map(int, os.listdir("/proc/self/fd")))  # noqa: PTH208  (the names are all that is wanted)
+        except OSError:
+            # None is left to look with; DescriptorGuard tells.
+            return
         heard = {port: door.take_heard() for port, door in self._doors.items()}
         known, self._known = self._known, {}
-        for descriptor in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208  (the names are all that is wanted)
+        for descriptor in descriptors:
             # OSError: no socket, or one that is gone by now.
             with suppress(OSError), borrowed(descriptor, socket.AF_INET) as connection:
                 name = connection.getsockname()
