@@ -1,6 +1,7 @@
 """A child process that does one piece of work for each line it is sent, and answers with its milliseconds."""
 
 import os
+import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +38,15 @@ class Child:
             raise SystemExit("A process of the benchmark ended early; its own message stands above.")
         return float(answer)
 
+    def pause(self) -> None:
+        """Stop all of the child's threads, so that none of them spins while another contestant has its turn."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
     def close(self) -> None:
+        self.resume()
         if self._process.stdin is not None:
             self._process.stdin.close()
         self._process.wait()

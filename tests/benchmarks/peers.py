@@ -2,8 +2,9 @@
 
     make bench-peers PEERS_ARGS="--pictures DIR --json FILE"
 
-Judging is measured from the prepared picture, uint8 [224, 224, 3], to score and map; a fit from the files, and ours
-includes the calibration that anomalib's doesn't have.
+Those that wait for their turn are stopped, so that no thread of theirs spins. Judging is measured from the prepared
+picture, uint8 [224, 224, 3], to score and map; a fit from the files, and ours includes the calibration that anomalib's
+doesn't have.
 """
 
 import argparse
@@ -95,6 +96,7 @@ def main() -> None:
     parser.add_argument("--weights", default="random:0", help="a .pth file of the published weights, or random:SEED")
     parser.add_argument("--threads", type=int, help="cores for each contestant; without it, all")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="pictures that each contestant judges")
+    parser.add_argument("--ratio", type=float, action="append", help="only this share of the patches; may be repeated")
     parser.add_argument("--full", action="store_true", help="let anomalib fit at 10 %% too: half an hour and more")
     parser.add_argument("--json", type=Path, help="write machine and rows to this file")
     asked = parser.parse_args()
@@ -118,7 +120,7 @@ def main() -> None:
         )
         tensors: dict[str, Any] = dict(load_weights(asked.weights, backbone_spec(BACKBONE)).tensors)
         np.savez(folder / "weights.npz", **tensors)
-        for ratio in RATIOS:
+        for ratio in asked.ratio or RATIOS:
             contest.home(ratio).mkdir()
             for found in (list(_fits(contest, ratio)), list(_judgements(contest, ratio))):
                 console.print(_table(found[0].what, found))
@@ -168,7 +170,14 @@ def _judgements(contest: Contest, ratio: float) -> Iterator[Row]:
 
 def _pictures_in_order(child: Child) -> Callable[[], float]:
     numbers = count()
-    return lambda: child.ask(str(next(numbers)))
+
+    def judge() -> float:
+        child.resume()
+        milliseconds = child.ask(str(next(numbers)))
+        child.pause()
+        return milliseconds
+
+    return judge
 
 
 @contextmanager
