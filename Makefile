@@ -68,7 +68,7 @@ audit: $(STAMP) $(AUDIT_STAMP) ## look every locked library up in the database o
 		if grep -q "^Found " $(AUDIT_VENV)/errors; then cat $(AUDIT_VENV)/errors >&2; exit 1; fi; \
 		tail -n 1 $(AUDIT_VENV)/errors >&2; \
 		echo "error: the database could not be asked, so NOTHING WAS AUDITED. make audit needs the open internet" \
-			"(pypi.org; AUDIT_ARGS='-s osv' asks osv.dev instead)." >&2; exit 1; \
+			"(PyPI's; AUDIT_ARGS='-s osv' asks OSV's instead)." >&2; exit 1; \
 	done
 
 format: $(STAMP) ## put the source into the house format
