@@ -49,7 +49,10 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True)
 class SoakReport:
-    """Rates in parts/s. `unaccounted`: what is wrong with the account, in sentences; must be empty."""
+    """Rates in parts/s. `account` is that of the shift, `flood` that of the parts that measured the capacity before it.
+
+    `unaccounted`: what is wrong with the account, in sentences; must be empty.
+    """
 
     minutes: float
     capacity: float
@@ -60,11 +63,13 @@ class SoakReport:
     windows: list[Window]
     events: dict[str, int]
     account: Account
+    flood: Account
     unaccounted: list[str]
 
     @property
     def held(self) -> bool:
-        return self.account.balanced and not self.unaccounted and not any(s.grows for s in self.slopes.values())
+        accounted = self.account.balanced and self.flood.balanced and not self.unaccounted
+        return accounted and not any(slope.grows for slope in self.slopes.values())
 
     def drift(self) -> tuple[Window, Window]:
         """The first window after the warm-up, and the last whole one."""
@@ -167,6 +172,11 @@ def show(report: SoakReport, console: Console) -> None:
     for name, count in account.items():
         table.add_row(name.replace("_", " "), f"[{'red' if count else 'green'}]{count}[/]", "0")
     console.print(table)
+    flood = report.flood
+    console.print(
+        f"To measure the capacity twice its parts were sent before, {flood.sent}: {flood.judged} judged, "
+        f"{sum(flood.not_inspected.values())} not inspected, {flood.lost} lost"
+    )
     for sentence in report.unaccounted:
         console.print(f"[red]{sentence}[/]")
     console.print("[green]held[/]" if report.held else "[red]NOT held[/]")

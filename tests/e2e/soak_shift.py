@@ -26,6 +26,8 @@ SLEEP_MS = 40.0
 BATCH = 4
 ENGINE_RATE = 1000 * BATCH / SLEEP_MS
 RECIPE = "caps"
+# The camera that measures the capacity. Its surplus is shed, so it has an account of its own.
+FLOOD = "flood"
 # Below this share of the engine's rate the machine was measured, and not the daemon.
 LEAST_CAPACITY = 0.7
 # Frames that can't be inspected, on top of the load and beside it: most of them never reach the engine.
@@ -119,7 +121,7 @@ class Soak:
             controller = self._start(pool, self._controller())
             visitor = self._start(pool, self._controller(self._pace.subscriber))
             resources.callback(Sleeper(self._addresses["verdicts"]).close)
-            flood = self._start(pool, PushedCamera(self._addresses["push"], "flood", 0.5 / ENGINE_RATE, 1e9))
+            flood = self._start(pool, PushedCamera(self._addresses["push"], FLOOD, 0.5 / ENGINE_RATE, 1e9))
             capacity = self._measure_capacity(controller)
             if capacity < LEAST_CAPACITY * ENGINE_RATE:
                 raise RuntimeError(
@@ -140,14 +142,15 @@ class Soak:
             end, processor_s, heard = time.monotonic(), gauges.processor_s - processor_s, controller.heard - heard
             for shift in (gauges, reloads, cuts, *cameras, broken):
                 shift.finish()
-            sent = set().union(flood.sent, broken.sent, *(camera.sent for camera in cameras))
+            sent = set().union(broken.sent, *(camera.sent for camera in cameras))
+            owed = len(flood.sent) + len(sent) + broken.nameless
             for reader in (controller, visitor):
-                reader.wait_for(len(sent) + broken.nameless)
+                reader.wait_for(owed)
                 reader.finish()
             if (status := self._daemon.stop()) != 0:
                 raise RuntimeError(f"the daemon ended with status {status}: {self._daemon.log[-5:]}")
         sent |= self._nameless(broken.nameless)
-        account = Account.of(sent, journal_verdicts(self._journal))
+        account = Account.of(sent, (v for v in journal_verdicts(self._journal) if v.camera != FLOOD))
         windows = windows_of(controller.heard_s, controller.latency_ms, begin, end)
         self.trace = Trace(gauges.seconds, gauges.series(), reloads.at)
         return SoakReport(
@@ -168,9 +171,10 @@ class Soak:
                 "unreadable frames": broken.nameless,
             },
             account=account,
+            flood=Account.of(flood.sent, (v for v in journal_verdicts(self._journal) if v.camera == FLOOD)),
             unaccounted=[
                 *self._bad_frames(account, broken),
-                *self._readers(controller, visitor, len(sent)),
+                *self._readers(controller, visitor, owed),
             ],
         )
 

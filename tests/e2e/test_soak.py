@@ -20,6 +20,8 @@ def test_a_short_shift_accounts_for_every_part_and_reports_it(tmp_path: Path) ->
     report = soak.run(10.0)
     assert report.account.balanced, report.account
     assert report.unaccounted == []
+    assert report.flood.balanced, report.flood
+    assert report.flood.not_inspected.keys() <= {"shed"}
     assert report.account.judged > 0
     for event in ("reloads done", "cables cut", "unreadable frames"):
         assert report.events[event] > 0, report.events
