@@ -176,3 +176,7 @@ def test_beyond_the_limit_one_picture_of_each_stretch_calibrates() -> None:
     assert np.bincount(drawn % 5).min() > 150
     np.testing.assert_array_equal(drawn, calibration_sample(5003, 1000, seed=0))
     assert (drawn != calibration_sample(5003, 1000, seed=1)).any()
+
+
+def test_any_picture_may_be_drawn() -> None:
+    assert {int(n) for seed in range(100) for n in calibration_sample(10, 5, seed)} == set(range(10))
