@@ -45,6 +45,7 @@ ifdef COVERAGE
 	@rm -rf .coverage
 	$(BIN)/python -X faulthandler -m coverage run -m pytest -m "not chaos" $(PYTEST_ARGS)
 	$(BIN)/coverage combine --quiet
+	@rm -f .coverage/data.* # of processes that were killed while they wrote
 	$(BIN)/coverage report
 else
 	$(BIN)/python -X faulthandler -m pytest -m "not chaos" $(PYTEST_ARGS)
