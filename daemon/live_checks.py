@@ -213,8 +213,12 @@ def check_doors(reading: Reading) -> Iterator[Finding]:
 
 
 def check_host(reading: Reading) -> Iterator[Finding]:
-    """Descriptors, the clock, and reloads that pile up."""
+    """Memory, descriptors, the clock, and reloads that pile up."""
     last = reading.last
+    resident, ceiling = last.resident_bytes, last.value("memory_limit_bytes")
+    remedy = "See what else runs in its control group, and lower the largest shares that `patchline doctor` shows."
+    detail = f"{resident / MIB:,.0f} of {ceiling / MIB:,.0f} MiB"
+    yield _finding("memory", "warning" if resident > BUSY_RATIO * ceiling else "ok", detail, remedy)
     used, limit = last.value("descriptors"), last.value("descriptors_limit")
     short = bool(last.value("descriptors_short"))
     low = limit and used > FULL_RATIO * limit

@@ -32,6 +32,11 @@ class Scrape:
             value for key, value in self.samples.get(f"patchline_{name}", {}).items() if wanted <= dict(key).items()
         )
 
+    @property
+    def resident_bytes(self) -> float:
+        """What the daemon's process takes of memory; 0 where the host doesn't tell."""
+        return sum(self.samples.get("process_resident_memory_bytes", {}).values())
+
     def by(self, label: str, name: str) -> dict[str, float]:
         """Return the samples of `patchline_{name}` added up for each value of `label`."""
         found: dict[str, float] = defaultdict(float)

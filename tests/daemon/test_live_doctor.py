@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
 from daemon import live_checks
 from daemon.config import Settings, parse_settings
@@ -116,6 +116,10 @@ def short_of_descriptors(telemetry: Telemetry) -> None:
     telemetry.descriptors_short.set(1)
 
 
+def little_memory(telemetry: Telemetry) -> None:
+    telemetry.memory_limit.set(1)
+
+
 def late_parts(telemetry: Telemetry) -> None:
     telemetry.not_inspected.labels("late").inc(7)
 
@@ -136,6 +140,7 @@ def many_cameras(telemetry: Telemetry) -> None:
         (deaf_line, "readers", "warning"),
         (storm, "reload requests", "warning"),
         (short_of_descriptors, "descriptors", "fail"),
+        (little_memory, "memory", "warning"),
         (late_parts, "not inspected: late", "fail"),
         (many_cameras, "cameras", "warning"),
         (lambda telemetry: telemetry.engine_errors.inc(), "engine errors", "fail"),
@@ -183,7 +188,9 @@ def examined(folder: Path, trouble: Callable[[Telemetry], object]) -> list[Findi
 
 
 def well() -> Telemetry:
-    telemetry = Telemetry(CollectorRegistry())
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    telemetry = Telemetry(registry)
     telemetry.add_camera("left")
     for gauge, value in (
         (telemetry.journal_available, 1),
@@ -191,6 +198,7 @@ def well() -> Telemetry:
         (telemetry.subscribers, 1),
         (telemetry.cameras_limit, 64),
         (telemetry.descriptors_limit, 4096),
+        (telemetry.memory_limit, 2**40),
     ):
         gauge.set(value)
     return telemetry
