@@ -77,6 +77,17 @@ def test_pages_are_given_back_a_few_at_a_time_and_a_few_are_kept(path: Path) -> 
         assert 0 < free <= pages / 16 + 1
 
 
+def test_pages_that_are_free_already_drive_nobody_out(path: Path) -> None:
+    with Journal(path, Retention(max_age_days=1)) as journal:
+        journal.append([verdict(seq, received_ns=0, detail="d" * 4000) for seq in range(2000)])
+        journal.append([verdict(2000 + seq, received_ns=100 * DAY, detail="d" * 4000) for seq in range(100)])
+        assert journal.prune(100 * DAY) == 2000
+    size = path.stat().st_size
+    with Journal(path, Retention(max_bytes=size)) as journal:
+        assert used_bytes(path) < size / 2
+        assert journal.prune(100 * DAY) == 0
+
+
 def order(journal: Journal) -> list[tuple[int, int]]:
     """Streams with their last seq, in the order of their last verdicts."""
     return [(state.stream, state.last_seq) for state in journal.streams()["left"]]
@@ -99,3 +110,15 @@ def test_a_clock_that_was_set_back_leaves_the_order_of_streams(path: Path) -> No
         journal.append([verdict(0, stream=4), verdict(1, stream=1)])
         journal.append([verdict(1, stream=2)])
         assert order(journal) == [(3, 0), (4, 0), (1, 1), (2, 1)]
+
+
+def test_streams_that_begin_while_the_clock_is_behind_come_after_those_before(path: Path) -> None:
+    with Journal(path) as journal:
+        journal.append([verdict(0, stream=1)])
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE streams SET updated_ns = ?", (2**62,))
+    connection.close()
+    with Journal(path) as journal:
+        for stream in (9, 5, 7):
+            journal.append([verdict(0, stream=stream)])
+        assert order(journal) == [(1, 0), (9, 0), (5, 0), (7, 0)]
