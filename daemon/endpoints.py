@@ -1,6 +1,7 @@
 """Where the daemon of a configuration is reached, as its clients on the same host need it."""
 
 import json
+import os
 from pathlib import Path
 from typing import Final, Literal
 
@@ -29,7 +30,7 @@ def endpoint(door: Door, config: Path | None) -> str:
     the system chose is read from the state folder of the running daemon.
     Raises ConfigError for a closed door and NotRunningError where the running daemon must tell and there is none.
     """
-    settings = _settings(config)
+    settings = chosen_settings(config)
     section, key = _KEYS[door].split(".")
     address = str(getattr(getattr(settings, section), key))
     if not address:
@@ -47,23 +48,29 @@ def client_keys(key: Path | None, server_key: Path | None, config: Path | None) 
     key and none is given.
     """
     if key is None:
-        if server_key is not None or (config is not None and _settings(config).security.server_key):
+        if server_key is not None or (config is not None and chosen_settings(config).security.server_key):
             raise ConfigError(
                 "The daemon asks for keys: give this client's with --key FILE (patchline keys new makes one)."
             )
         return None
     if server_key is not None:
         return ClientKeys.read(key, server_key)
-    running = running_addresses(_settings(config).service.state_dir)
+    running = running_addresses(chosen_settings(config).service.state_dir)
     if SERVER_KEY not in running:
         raise ConfigError("The running daemon asks for no keys: leave --key out.")
     return ClientKeys(read_secret_key(key), running[SERVER_KEY].encode())
 
 
-def _settings(config: Path | None) -> Settings:
-    if config is None and DEFAULT_CONFIG.is_file():
-        config = DEFAULT_CONFIG
-    return load_settings(config) if config is not None else Settings()
+def chosen_configuration(config: Path | None) -> Path | None:
+    """Return `config`, or config.toml of the current folder where it is None and there is one."""
+    # Path.is_file raises in a folder that this user may not enter, such as another's home.
+    return DEFAULT_CONFIG if config is None and os.path.isfile(DEFAULT_CONFIG) else config  # noqa: PTH113
+
+
+def chosen_settings(config: Path | None) -> Settings:
+    """Load the configuration that `chosen_configuration` finds, or the defaults. Raises ConfigError."""
+    found = chosen_configuration(config)
+    return load_settings(found) if found is not None else Settings()
 
 
 def running_addresses(state_dir: Path) -> dict[str, str]:

@@ -296,7 +296,7 @@ def parse_header(data: bytes | memoryview) -> FrameHeader:
     """Validate one frame header. Raises MessageError naming the first field at fault."""
     if len(data) > MAX_HEADER_BYTES:
         raise MessageError(f"The header holds {len(data):,} bytes; {MAX_HEADER_BYTES} is the limit.")
-    values = unpack_map(data)
+    values = {name: value for name, value in unpack_map(data).items() if value is not None}
     shape = values.get("shape")
     if isinstance(shape, list):
         values["shape"] = tuple(shape)
@@ -317,10 +317,16 @@ def salvage_header(data: bytes | memoryview) -> FrameHeader | None:
     """Return the identity of a frame whose header breaks the format elsewhere; None when it states no valid one."""
     try:
         values = unpack_map(data, limit=MAX_HEADER_BYTES)
-        known = {name: values[name] for name in ("v", "camera", "seq", "captured_ns", "stream") if name in values}
-        return FrameHeader.model_validate({"captured_ns": 0, "encoding": "png", **known})
+        known: dict[str, Any] = {name: values[name] for name in ("v", "camera", "seq", "stream") if name in values}
+        captured_ns = values.get("captured_ns")
+        known["captured_ns"] = captured_ns if type(captured_ns) is int and _fits_int64(captured_ns) else 0
+        return FrameHeader.model_validate({"encoding": "png", **known})
     except (MessageError, ValidationError):
         return None
+
+
+def _fits_int64(value: int) -> bool:
+    return -(2**63) <= value < 2**63
 
 
 def check_payload(header: FrameHeader, size: int, *, max_frame_bytes: int) -> None:

@@ -2,6 +2,7 @@
 # Installs patchline as a systemd service, upgrades it, goes back to the release before, or takes it away again.
 # Asks nothing; a second run with the same source changes nothing. `install.sh --help` lists the options.
 set -euo pipefail
+umask 022 # the daemon's user must be able to read what is installed
 
 usage() {
     cat <<'USAGE'
@@ -61,7 +62,7 @@ for line in ${lines[@]+"${lines[@]}"}; do
     [[ $line =~ ^[A-Za-z0-9_.-]{1,64}$ && $line != config ]] ||
         die "a line's name is 1 to 64 letters, digits and ._-, and not 'config'; '$line' isn't."
 done
-[[ -n $destdir || $EUID -eq 0 ]] || die "installing into the system needs root. To look at the files first: --destdir DIR."
+[[ -n $destdir || $EUID -eq 0 ]] || die "installing into the system needs root. To look at the files first: --no-venv --destdir DIR."
 
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 source_dir=$(dirname -- "$here")
@@ -93,6 +94,7 @@ put_config() { # put_config TARGET STATE_DIR: never overwrites
     install -d -m 0755 "$(dirname -- "$1")"
     sed -e "s|^state_dir = .*|state_dir = \"$2\"|" \
         -e "/^\[banks\]/,/^\[/ s|^dir = .*|dir = \"/var/lib/patchline/banks\"|" \
+        -e "/^\[archive\]/,/^\[/ s|^dir = .*|dir = \"$2/archive\"|" \
         "$source_dir/config.toml" >"$1.new"
     chmod 0644 "$1.new"
     mv "$1.new" "$1"

@@ -24,18 +24,15 @@ def doctor(
     Ends with status 1 if anything fails.
     """
     from daemon import doctor as examination
-    from daemon.config import Settings, load_settings
-    from daemon.endpoints import DEFAULT_CONFIG
+    from daemon.endpoints import chosen_configuration, chosen_settings
 
-    if config is None and DEFAULT_CONFIG.is_file():
-        config = DEFAULT_CONFIG
-    settings = load_settings(config) if config is not None else Settings()
+    settings = chosen_settings(config)
     if live:
         from daemon.live_doctor import examine_live
 
         examined = examine_live(settings)
     else:
-        examined = examination.examine(settings, recipes=config is not None, banks=banks)
+        examined = examination.examine(settings, recipes=chosen_configuration(config) is not None, banks=banks)
     findings = []
     for finding in examined:
         findings.append(finding)

@@ -60,10 +60,11 @@ def query(
     from rich.console import Console
 
     from daemon.archive_folder import archived_files
+    from daemon.endpoints import chosen_settings
     from daemon.journal_reader import JournalReader
     from daemon.verdict_details import verdict_details, verdicts_table
 
-    settings = _settings(config)
+    settings = chosen_settings(config)
     wanted = _filter(camera, part, stream, seq, since, until, verdict, reason, recipe)
     with JournalReader(_path(settings, journal)) as reader:
         found = list(islice(reader.query(wanted, newest_first=True), limit + 1))
@@ -104,6 +105,7 @@ def export(
     """Write the verdicts that match as CSV or JSON lines, oldest first."""
     from itertools import islice
 
+    from daemon.endpoints import chosen_settings
     from daemon.journal_reader import JournalReader
     from daemon.verdict_export import write_verdicts
 
@@ -112,7 +114,7 @@ def export(
     if kind not in ("csv", "jsonl"):
         raise typer.BadParameter(f"{kind!r} is neither csv nor jsonl.", param_hint="--format")
     wanted = _filter(camera, part, stream, seq, since, until, verdict, reason, recipe)
-    with JournalReader(_path(_settings(config), journal)) as reader:
+    with JournalReader(_path(chosen_settings(config), journal)) as reader:
         count = write_verdicts(islice(reader.query(wanted), limit), "csv" if kind == "csv" else "jsonl", output)
     if output is not None:
         typer.echo(f"{count} verdict(s) written to {output}.", err=True)
@@ -157,15 +159,6 @@ def parse_time(text: str, *, end_of_day: bool = False) -> int:
         return (moment.astimezone(UTC) - EPOCH) // timedelta(microseconds=1) * 1000
     except (ValueError, OverflowError) as error:
         raise typer.BadParameter(f"{text!r} is no time. {_TIME_HELP}.") from error
-
-
-def _settings(config: Path | None) -> "Settings":
-    from daemon.config import Settings, load_settings
-    from daemon.endpoints import DEFAULT_CONFIG
-
-    if config is None and DEFAULT_CONFIG.is_file():
-        config = DEFAULT_CONFIG
-    return load_settings(config) if config is not None else Settings()
 
 
 def _path(settings: "Settings", journal: Path | None) -> Path:

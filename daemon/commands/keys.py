@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Make and show the keys of doors that ask for them ([security]).")
+app = typer.Typer(no_args_is_help=True, help="Make and show the keys of doors that ask for them (\\[security]).")
 
 
 @app.command()

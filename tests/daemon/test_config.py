@@ -1,6 +1,7 @@
 """config.toml: the shipped file is the defaults, and every mistake is named with its path and range."""
 
 import contextlib
+import re
 from pathlib import Path
 
 import pytest
@@ -27,11 +28,11 @@ def test_the_shipped_configuration_names_and_explains_every_key(repository: Path
     sections["recipes.caps"] = RecipeSettings
     for section, keys in sections.items():
         begin = next(number for number, line in enumerate(lines) if line.removeprefix("# ") == f"[{section}]")
+        following = (number for number in range(begin + 1, len(lines)) if re.match(r"(# )?\[", lines[number]))
+        end = next(following, len(lines))
         for key in keys.model_fields:
             place = next(
-                number
-                for number, line in enumerate(lines[begin:], begin)
-                if line.removeprefix("# ").startswith(f"{key} = ")
+                number for number in range(begin, end) if lines[number].removeprefix("# ").startswith(f"{key} = ")
             )
             assert lines[place - 1].startswith("# "), f"{section}.{key} has no comment"
 

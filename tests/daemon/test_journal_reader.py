@@ -38,7 +38,7 @@ def read_as_nobody(path: Path) -> subprocess.CompletedProcess[str]:
     script += "os.geteuid() or os.setuid(65534); print(JournalReader(Path(sys.argv[1])).next_offset)"
     # Where coverage is measured, this user can't write it down.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
-    command = [sys.executable, "-c", script, path]
+    command = [sys.executable, "-c", script, str(path)]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 

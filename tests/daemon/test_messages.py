@@ -234,6 +234,19 @@ def test_the_identity_of_a_frame_is_salvaged_from_a_header_that_is_wrong_elsewhe
     assert error.reason is Reason.MALFORMED
 
 
+@pytest.mark.parametrize("captured_ns", [1.5, True, "now", None, 2**63])
+def test_a_time_of_capture_that_is_none_costs_no_frame_its_identity(captured_ns: object) -> None:
+    header = salvage_header(frame_header(seq=7, stream=3, captured_ns=captured_ns))
+    assert header is not None
+    assert (header.camera, header.stream, header.seq, header.captured_ns) == ("left", 3, 7, 0)
+
+
+def test_nil_is_the_same_as_absent() -> None:
+    optional = {name: None for name, field in FrameHeader.model_fields.items() if not field.is_required()}
+    needed = {"v": 1, "camera": "left", "seq": 7, "captured_ns": 1, "encoding": "png"}
+    assert parse_header(pack({**needed, **optional})) == parse_header(pack(needed))
+
+
 def test_nothing_is_salvaged_from_a_header_of_another_version() -> None:
     assert salvage_header(frame_header(v=2)) is None
 

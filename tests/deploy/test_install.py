@@ -123,6 +123,10 @@ def test_a_new_configuration_is_valid_and_keeps_its_state_below_var_lib(tmp_path
     plain, left = (load_settings(root / "etc/patchline" / name) for name in ("config.toml", "left.toml"))
     assert plain.service.state_dir == Path("/var/lib/patchline")
     assert left.service.state_dir == Path("/var/lib/patchline/left")
+    assert (plain.archive.dir, left.archive.dir) == (
+        Path("/var/lib/patchline/archive"),
+        Path("/var/lib/patchline/left/archive"),
+    )
     assert plain.banks.dir == left.banks.dir == Path("/var/lib/patchline/banks")
 
 
