@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import re
 import sqlite3
 import subprocess
 import sys
@@ -184,7 +185,7 @@ def test_room_that_was_pruned_is_used_again(path: Path) -> None:
 
 
 def test_a_second_daemon_is_refused_and_readers_are_not(journal: Journal, path: Path) -> None:
-    with pytest.raises(JournalError, match=f"used by another daemon .process {os.getpid()}.*journal.dir of its own"):
+    with pytest.raises(JournalError, match=f"used by another daemon .process {os.getpid()}.: stop that one, or give this one a journal.dir of its own.$"):
         Journal(path)
     with JournalReader(path) as reader:
         assert reader.next_offset == 0
@@ -214,7 +215,7 @@ def test_another_programs_database_is_no_journal(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE other (x)")
     connection.close()
-    with pytest.raises(JournalError, match="not a journal of patchline"):
+    with pytest.raises(JournalError, match=f"^{re.escape(str(path))} is an SQLite file, but not a journal of patchline"):
         Journal(path)
 
 
@@ -233,6 +234,11 @@ def test_a_damaged_journal_is_reported_and_left_as_it_is(path: Path, damage: str
     with pytest.raises(JournalError, match=r"damaged .*left as it is"):
         open_and_use(path)
     assert path.read_bytes()[4096:] == bytes(data)[4096:]
+
+
+def test_folders_that_are_missing_are_made(tmp_path: Path) -> None:
+    with Journal(tmp_path / "line" / "state" / "journal.sqlite") as journal:
+        assert journal.append([verdict(0)])
 
 
 def test_a_folder_that_cant_be_made_is_named(tmp_path: Path) -> None:

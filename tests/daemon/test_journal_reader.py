@@ -1,5 +1,6 @@
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -55,6 +56,20 @@ def test_a_journal_at_rest_can_be_read_in_a_folder_that_the_reader_may_not_write
         path.parent.chmod(0o700)
     assert (result.stdout, result.stderr) == ("3\n", "")
     assert "can't be read: Permission denied." in refused.stderr
+
+
+def test_a_reader_of_what_a_crash_left_leaves_it_as_it_is(path: Path, tmp_path: Path) -> None:
+    left = tmp_path / "left"
+    with Journal(path) as journal:
+        journal.append([verdict(seq) for seq in range(3)])
+        # With its log, as after a crash: the last connection to close it would have taken the log in.
+        shutil.copytree(path.parent, left)
+    before = {file.name: file.read_bytes() for file in left.iterdir() if not file.name.endswith("-shm")}
+    assert f"{path.name}-wal" in before
+    with JournalReader(left / path.name) as reader:
+        assert reader.next_offset == 3
+    after = {file.name: file.read_bytes() for file in left.iterdir() if not file.name.endswith("-shm")}
+    assert after == before
 
 
 def test_a_reader_sees_whole_batches_while_they_are_written(path: Path) -> None:
