@@ -185,7 +185,8 @@ def test_room_that_was_pruned_is_used_again(path: Path) -> None:
 
 
 def test_a_second_daemon_is_refused_and_readers_are_not(journal: Journal, path: Path) -> None:
-    with pytest.raises(JournalError, match=f"used by another daemon .process {os.getpid()}.: stop that one, or give this one a journal.dir of its own.$"):
+    told = f"by another daemon .process {os.getpid()}.: stop that one, or give this one a journal.dir of its own.$"
+    with pytest.raises(JournalError, match=told):
         Journal(path)
     with JournalReader(path) as reader:
         assert reader.next_offset == 0
@@ -215,7 +216,8 @@ def test_another_programs_database_is_no_journal(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE other (x)")
     connection.close()
-    with pytest.raises(JournalError, match=f"^{re.escape(str(path))} is an SQLite file, but not a journal of patchline"):
+    told = f"^{re.escape(str(path))} is an SQLite file, but not a journal of patchline"
+    with pytest.raises(JournalError, match=told):
         Journal(path)
 
 
