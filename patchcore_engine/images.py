@@ -123,7 +123,7 @@ def to_uint8_rgb(image: NDArray[Any], *, color: Color, bits: int) -> NDArray[np.
     """
     if image.dtype not in (np.uint8, np.uint16):
         raise GeometryError(f"Pixels of type {image.dtype} can't be used: send 8 or 16 bit unsigned integers.")
-    if bits != 8:
+    if bits != 8 or image.dtype != np.uint8:
         image = cv2.convertScaleAbs(image, alpha=255.0 / (2**bits - 1))
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[:, :, 0]

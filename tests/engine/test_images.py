@@ -37,6 +37,17 @@ def test_twelve_significant_bits_saturate_above_their_range() -> None:
     assert images.to_uint8_rgb(raw, color="mono", bits=12).tolist() == [[0, 255, 255]]
 
 
+def test_eight_significant_bits_of_sixteen_saturate_above_their_range() -> None:
+    values = np.array([[0, 255, 256, 300, 65535]], dtype=np.uint16)
+    expected = np.array([[0, 255, 255, 255, 255]], dtype=np.uint8)
+    mono = images.to_uint8_rgb(values, color="mono", bits=8)
+    assert mono.dtype == np.uint8
+    np.testing.assert_array_equal(mono, expected)
+    colour = np.stack([values, values // 2, np.zeros_like(values)], axis=2)
+    turned = np.stack([np.zeros_like(expected), [[0, 127, 128, 150, 255]], expected], axis=2)
+    np.testing.assert_array_equal(images.to_uint8_rgb(colour, color="bgr", bits=8), turned)
+
+
 def test_bgr_pixels_are_turned_around() -> None:
     raw = np.array([[[1, 2, 3]]], dtype=np.uint8)
     assert images.to_uint8_rgb(raw, color="bgr", bits=8).tolist() == [[[3, 2, 1]]]
