@@ -117,14 +117,14 @@ def find_regions(
         left, top, width, height, area = (int(value) for value in stats[label])
         window = np.s_[top : top + height, left : left + width]
         peak = float(anomaly_map[window][labels[window] == label].max())
-        x0, x1 = (_clamp(rect.x + scale_x * edge, frame_width) for edge in (left, left + width))
-        y0, y1 = (_clamp(rect.y + scale_y * edge, frame_height) for edge in (top, top + height))
+        x, right = _span(rect.x + scale_x * left, rect.x + scale_x * (left + width), frame_width)
+        y, bottom = _span(rect.y + scale_y * top, rect.y + scale_y * (top + height), frame_height)
         regions.append(
             Region(
-                x=x0,
-                y=y0,
-                width=max(x1 - x0, 1),
-                height=max(y1 - y0, 1),
+                x=x,
+                y=y,
+                width=right - x,
+                height=bottom - y,
                 area=area * scale_x * scale_y,
                 peak=peak,
                 centroid=(
@@ -137,8 +137,10 @@ def find_regions(
     return tuple(regions[:MAX_REGIONS])
 
 
-def _clamp(position: float, limit: int) -> int:
-    return min(max(round(position), 0), limit)
+def _span(start: float, stop: float, limit: int) -> tuple[int, int]:
+    """Round to whole pixels, at least one, of the `limit` that the frame has."""
+    first = min(max(round(start), 0), limit - 1)
+    return first, min(max(round(stop), first + 1), limit)
 
 
 def overlay(pixels: NDArray[np.uint8], levels: NDArray[np.uint8]) -> NDArray[np.uint8]:

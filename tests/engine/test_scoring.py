@@ -1,6 +1,8 @@
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from patchcore_engine.images import Rect
@@ -79,6 +81,21 @@ def test_regions_never_leave_the_frame() -> None:
     anomaly_map = np.ones((64, 64), dtype=np.float32)
     (region,) = find_regions(anomaly_map, 0.5, Rect(-3.0, -2.0, 70.0, 70.0), 60, 61)
     assert (region.x, region.y, region.width, region.height) == (0, 0, 61, 60)
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000), st.sampled_from([(256, 224), (439, 384), (384, 384)]), st.data())
+def test_a_region_of_any_pixel_of_the_map_lies_within_the_frame(
+    width: int, height: int, geometry: tuple[int, int], data: st.DataObject
+) -> None:
+    resize, size = geometry
+    crop = min(width, height) * size / resize
+    rect = Rect((width - crop) / 2, (height - crop) / 2, crop, crop)
+    edges = st.one_of(st.sampled_from([0, size - 1]), st.integers(0, size - 1))
+    anomaly_map = np.zeros((size, size), dtype=np.float32)
+    anomaly_map[data.draw(edges), data.draw(edges)] = 1
+    (region,) = find_regions(anomaly_map, 0.5, rect, height, width)
+    assert 0 <= region.x < region.x + region.width <= width
+    assert 0 <= region.y < region.y + region.height <= height
 
 
 def test_a_map_that_just_reaches_the_threshold_is_a_region() -> None:
