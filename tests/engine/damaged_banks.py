@@ -116,8 +116,9 @@ def edit_a_value(folder: Path, _other: Path, chance: random.Random) -> None:
 
 def edit_a_value_and_the_digest(folder: Path, _other: Path, chance: random.Random) -> None:
     values = json.loads((folder / MANIFEST).read_text())
+    digest = values.pop("digest")
     edit(values, chance)
-    seal(folder, values)
+    seal(folder, {**values, "digest": digest})
 
 
 def damage_a_file_and_its_digests(folder: Path, other: Path, chance: random.Random) -> None:
@@ -212,7 +213,9 @@ def seal(folder: Path, values: dict[str, Any]) -> None:
     if "digest" in values:
         values["digest"] = blank
     text = json.dumps(values, indent=2) + "\n"
-    (folder / MANIFEST).write_text(text.replace(blank, hashlib.sha256(text.encode()).hexdigest()))
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    # By its key: the weights' digest may be as blank.
+    (folder / MANIFEST).write_text(text.replace(f'"digest": "{blank}"', f'"digest": "{digest}"'))
 
 
 def two_banks(folder: Path) -> tuple[Path, Path]:
