@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 _MAGIC: Final = b"\x93NUMPY\x01\x00"
 _HEADER: Final = re.compile(
-    rb"\{'descr': '([<|][biuf][1248])', 'fortran_order': (True|False), 'shape': \(([\d, ]*)\), \} *\n"
+    rb"\{'descr': '(\|[biu]1|<[iuf][248])', 'fortran_order': (True|False), 'shape': \(([\d, ]*)\), \} *\n"
 )
 
 

@@ -1,6 +1,7 @@
 """The parsers of a bank's files under rubbish: a value or a BankDamagedError, in no more memory than the file holds."""
 
 import contextlib
+import hashlib
 import io
 import json
 import zipfile
@@ -21,7 +22,7 @@ from patchcore_engine.manifest import Manifest
 from patchcore_engine.npz import read_npz
 from patchcore_engine.parity_set import ParitySet
 from tests.engine import parts
-from tests.engine.damaged_banks import edit
+from tests.engine.damaged_banks import edit, seal
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -121,6 +122,19 @@ def npy(header: str, body: bytes = bytes(8)) -> bytes:
 def test_an_array_whose_header_lies_is_refused(header: str) -> None:
     with pytest.raises(ValueError, match="an array of"):
         read_npz(npz(scores=npy(header)))
+
+
+@pytest.mark.parametrize("kind", ["<f1", "|f1", "<b2", "|b8", "|i4"])
+def test_a_bank_of_numbers_that_numpy_has_not_is_refused(files: dict[str, bytes], tmp_path: Path, kind: str) -> None:
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    strange = npz(scores=npy(f"{{'descr': '{kind}', 'fortran_order': False, 'shape': (8,), }}"))
+    (tmp_path / CALIBRATION).write_bytes(strange)
+    values = json.loads(files[MANIFEST])
+    values["files"][CALIBRATION] = hashlib.sha256(strange).hexdigest()
+    seal(tmp_path, values)
+    with pytest.raises(BankDamagedError, match="The calibration file can't be read"):
+        MemoryBank.load(tmp_path)
 
 
 def test_an_array_that_would_unfold_is_refused() -> None:
