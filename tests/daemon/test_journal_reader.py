@@ -58,6 +58,21 @@ def test_a_journal_at_rest_can_be_read_in_a_folder_that_the_reader_may_not_write
     assert "can't be read: Permission denied." in refused.stderr
 
 
+def test_a_log_that_the_reader_cant_take_in_is_never_left_out() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "state" / "journal.sqlite"
+        left = Path(name) / "left"
+        with Journal(path) as journal:
+            journal.append([verdict(seq) for seq in range(3)])
+            shutil.copytree(path.parent, left, ignore=shutil.ignore_patterns("*-shm"))
+        Path(name).chmod(0o755)
+        left.chmod(0o555)
+        result = read_as_nobody(left / path.name)
+        left.chmod(0o700)
+    assert result.stdout == ""
+    assert "can't be opened as needed" in result.stderr
+
+
 def test_a_reader_of_what_a_crash_left_leaves_it_as_it_is(path: Path, tmp_path: Path) -> None:
     left = tmp_path / "left"
     with Journal(path) as journal:
