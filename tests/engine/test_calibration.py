@@ -163,6 +163,17 @@ def test_resamples_are_fitted_each_by_itself() -> None:
     np.testing.assert_allclose(together, alone)
 
 
+def test_an_extrapolated_threshold_is_never_below_a_good_part() -> None:
+    """A tail that ends may be fitted to end before the largest score."""
+    ends_early = 0
+    for seed in range(40):
+        scores = np.random.default_rng(seed).uniform(0, 1, 40) ** 0.3
+        value = threshold_at(scores, 0.02, seed=0).value
+        assert value >= scores.max()
+        ends_early += value == scores.max()
+    assert ends_early > 0
+
+
 def test_up_to_the_limit_all_pictures_calibrate() -> None:
     np.testing.assert_array_equal(calibration_sample(40, 40, seed=0), np.arange(40))
 
