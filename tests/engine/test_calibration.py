@@ -163,7 +163,7 @@ def test_resamples_are_fitted_each_by_itself() -> None:
     np.testing.assert_allclose(together, alone)
 
 
-def test_an_extrapolated_threshold_is_never_below_a_good_part() -> None:
+def test_a_tail_that_is_fitted_to_end_early_brings_no_threshold_below_the_worst_good_part() -> None:
     """A tail that ends may be fitted to end before the largest score."""
     ends_early = 0
     for seed in range(40):
