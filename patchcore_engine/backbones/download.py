@@ -96,8 +96,7 @@ def _fetch_rest(url: str, file: IO[bytes], on_progress: OnProgress) -> str | Non
     start = file.tell()
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})  # noqa: S310
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:  # noqa: S310  # nosec B310  # (http, https)
-            return _append(response, file, start, on_progress)
+        response = urllib.request.urlopen(request, timeout=TIMEOUT_S)  # noqa: S310  # nosec B310  # (http, https)
     except urllib.error.HTTPError as error:
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
             return None  # everything is here already; the digest decides whether it is the right file
@@ -110,8 +109,10 @@ def _fetch_rest(url: str, file: IO[bytes], on_progress: OnProgress) -> str | Non
         raise WeightsDownloadError(
             f"{url} can't be reached: {error.reason}. Or bring the file from another host to the weights folder."
         ) from error
-    except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
+    except (http.client.HTTPException, OSError) as error:
         return str(error) or type(error).__name__
+    with response:
+        return _append(response, file, start, on_progress)
 
 
 def _append(response: Any, file: IO[bytes], start: int, on_progress: OnProgress) -> str | None:
@@ -128,7 +129,14 @@ def _append(response: Any, file: IO[bytes], start: int, on_progress: OnProgress)
         total = int(length) if length.isdecimal() else None
     done = start
     on_progress(done, total)
-    while chunk := response.read(_CHUNK_BYTES):
+    while True:
+        try:
+            chunk = response.read1(_CHUNK_BYTES)
+        except (http.client.HTTPException, OSError) as error:
+            # Caught here, where it is surely the network's (TLS, no route) and not the disk's.
+            return str(error) or type(error).__name__
+        if not chunk:
+            break
         done += len(chunk)
         if done > MAX_FILE_BYTES:
             raise WeightsDownloadError(f"The server sends more than {MAX_FILE_BYTES // 1024**3} GiB; given up.")

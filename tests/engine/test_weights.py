@@ -2,6 +2,10 @@
 
 import hashlib
 import json
+import os
+import shutil
+import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -140,9 +144,12 @@ def test_the_default_folder_follows_the_desktop_standard(monkeypatch: pytest.Mon
 
 
 class Server:
-    """A web server that holds `content`; it can ignore ranges and cut each connection after some bytes."""
+    """A web server that holds `content`; it can ignore ranges and cut each connection after some bytes.
 
-    def __init__(self) -> None:
+    `certificate`: of TLS, with its key. Before it cuts such a connection it sends what is no record of TLS.
+    """
+
+    def __init__(self, certificate: Path | None = None) -> None:
         self.content = CONTENT
         self.honours_ranges = True
         self.cut_after: list[int] = []
@@ -157,7 +164,11 @@ class Server:
                 pass
 
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._http.server_port}"
+        self.url = f"http{'s' if certificate else ''}://127.0.0.1:{self._http.server_port}"
+        if certificate:
+            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            tls.load_cert_chain(certificate)
+            self._http.socket = tls.wrap_socket(self._http.socket, server_side=True)
         self._thread = threading.Thread(target=self._http.serve_forever)
         self._thread.start()
 
@@ -180,9 +191,12 @@ class Server:
         handler.send_header("Content-Length", str(total - start))
         handler.end_headers()
         body = self.content[start:]
-        if self.cut_after:
+        cut = bool(self.cut_after)
+        if cut:
             body = body[: self.cut_after.pop(0)]
         handler.wfile.write(body)
+        if cut and isinstance(handler.connection, ssl.SSLSocket):
+            os.write(handler.connection.fileno(), b"no record of TLS")
 
     def close(self) -> None:
         self._http.shutdown()
@@ -219,6 +233,29 @@ def test_a_cut_connection_is_taken_up_where_it_ended(server: Server, tmp_path: P
     server.cut_after = [100_000, 300_000]
     assert fetch(server, tmp_path).read_bytes() == CONTENT
     assert server.ranges == [None, "bytes=100000-", "bytes=400000-"]
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_a_connection_whose_encryption_breaks_is_taken_up_where_it_ended(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pem = str(tmp_path / "tls.pem")
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
+    make += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", pem, "-out", f"{pem}.cert"]
+    subprocess.run(make, check=True, capture_output=True)
+    with Path(pem).open("a") as file:
+        file.write(Path(f"{pem}.cert").read_text())
+    monkeypatch.setenv("SSL_CERT_FILE", pem)
+    server = Server(certificate=Path(pem))
+    server.cut_after = [100_000, 300_000]
+    try:
+        assert fetch(server, tmp_path / "weights").read_bytes() == CONTENT
+        server.cut_after = [0]
+        with pytest.raises(WeightsDownloadError, match=r"broke off after 0 bytes \(.*Run the command again"):
+            fetch(server, tmp_path / "others")
+    finally:
+        server.close()
+    assert server.ranges == [None, "bytes=100000-", "bytes=400000-", None]
 
 
 def test_a_download_that_breaks_off_for_good_is_resumed_by_the_next_one(server: Server, tmp_path: Path) -> None:
