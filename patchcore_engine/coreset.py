@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from sklearn.random_projection import SparseRandomProjection
 
+from patchcore_engine.errors import DataError
 from patchcore_engine.progress import Advance
 
 PROJECTED_DIMENSION: Final = 128
@@ -22,6 +23,8 @@ _ROW_BLOCK: Final = 2_048
 _CENTRE_BLOCK: Final = 256
 # Picks after which those that can no more be picked are left out.
 _PICKS_AT_ONCE: Final = 128
+# Beyond this squared length of a point, distances from products may overflow.
+_LONGEST_SQUARED: Final = float(np.finfo(np.float32).max) / 32
 
 
 class RandomProjection:
@@ -59,7 +62,12 @@ def greedy_k_centre(
     nearest centre only shrinks as centres are added, so an outdated one is an upper bound. Each round brings a pool of
     the largest bounds up to date by matrix products, and picks among the farthest of it while these are farther than
     every bound outside.
+
+    Raises DataError for points that aren't finite, or so long that their distances wouldn't be.
     """
+    # Bounds that are no numbers would never be picked from. NaN is not below anything.
+    if not np.einsum("nd,nd->n", points, points).max(initial=0) < _LONGEST_SQUARED:
+        raise DataError("Patches hold values that are no numbers, or too large: check the weights and the device.")
     if count >= len(points):
         advance(len(points))
         return np.arange(len(points), dtype=np.int64)

@@ -20,7 +20,7 @@ from patchcore_engine import images
 from patchcore_engine.backbones.extractor import FeatureExtractor, SubstituteExtractor
 from patchcore_engine.bank import MemoryBank
 from patchcore_engine.calibration import MINIMUM_PICTURES, Threshold, calibration_sample, threshold_at
-from patchcore_engine.errors import CalibrationError, GeometryError
+from patchcore_engine.errors import CalibrationError, DataError, GeometryError
 from patchcore_engine.images import Geometry
 from patchcore_engine.index import NearestNeighbours
 from patchcore_engine.index_choice import ChosenIndex, IndexChoice, choose_index
@@ -192,6 +192,7 @@ def _embed_all(reader: PictureReader, extractor: FeatureExtractor, gathering: Pa
         try:
             for batch in reader.batches(size):
                 patches = extractor.embed(np.stack([image.pixels for image in batch]))
+                _check_numbers(patches, reader.used[-len(batch) :])
                 waiting.append(pool.submit(gathering.take, patches))
                 while len(waiting) * size > max(gathering.backlog, size):
                     waiting.popleft().result()
@@ -200,6 +201,18 @@ def _embed_all(reader: PictureReader, extractor: FeatureExtractor, gathering: Pa
                 waiting.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _check_numbers(patches: NDArray[np.float32], pictures: Sequence[Path]) -> None:
+    """Raise DataError that names the first of `pictures` whose patches, [n, patches, d], aren't finite numbers."""
+    flat = patches.reshape(len(patches), -1)
+    # A sum of squares is finite if all values are, and none is too large for distances.
+    for path, squares in zip(pictures, np.einsum("np,np->n", flat, flat), strict=True):
+        if not np.isfinite(squares):
+            raise DataError(
+                f"{path} has patches that are no numbers: check the weights and the device; float16 overflows where "
+                "float32 doesn't."
+            )
 
 
 def _choose_index(gathering: PatchGathering, kept: BankVectors, choice: IndexChoice) -> ChosenIndex:

@@ -42,10 +42,13 @@ class Deviation:
 def with_parity_set(bank: MemoryBank, reference: FeatureExtractor, good: Sequence[NDArray[np.uint8]]) -> MemoryBank:
     """Return `bank` with a parity set of `good` parts, uint8 [s, s, 3] prepared, each also with a drawn defect.
 
-    A good part's own patches are in the bank and lie near 0; the defects measure the large distances.
+    A good part's own patches are in the bank and lie near 0; the defects measure the large distances. Raises
+    ParityError where the reference gives no numbers.
     """
     pixels = np.stack([*good, *(_with_defect(picture) for picture in good)])
     distances, scores = _judge(reference, bank, pixels)
+    if not (np.isfinite(distances).all() and np.isfinite(scores).all()):
+        raise ParityError("The parity pictures have patches that are no numbers: check the weights and the device.")
     return bank.with_parity(ParitySet(pixels, distances, scores))
 
 

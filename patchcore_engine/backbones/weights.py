@@ -18,6 +18,7 @@ from patchcore_engine.backbones.torch_file import read_torch_file
 from patchcore_engine.errors import WeightsFormatError, WeightsMissingError
 
 RANDOM_PREFIX = "random:"
+_VARIANCE = ".running_var"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,8 @@ def convert(source: Path, spec: BackboneSpec, target: Path) -> Weights:
 def read_tensors(path: Path, spec: BackboneSpec) -> dict[str, NDArray[np.float32]]:
     """Read the tensors of a `.pth` or `.ckpt` file that `spec` uses.
 
-    Raises WeightsFormatError that names the tensors that are missing, unknown or of another shape.
+    Raises WeightsFormatError that names the tensors that are missing, unknown, of another shape or no numbers, and
+    variances below 0.
     """
     wanted = spec.tensors
     if path.suffix == ".ckpt":
@@ -138,6 +140,9 @@ def read_tensors(path: Path, spec: BackboneSpec) -> dict[str, NDArray[np.float32
     broken = [name for name, tensor in selected.items() if not np.isfinite(tensor).all()]
     if broken:
         raise WeightsFormatError(f"{path} can't be used: {_named(broken)} hold values that aren't numbers.")
+    negative = [name for name, tensor in selected.items() if name.endswith(_VARIANCE) and (tensor < 0).any()]
+    if negative:
+        raise WeightsFormatError(f"{path} can't be used: {_named(negative)} hold negative variances.")
     return selected
 
 

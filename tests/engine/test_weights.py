@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from daemon.commands import weights as command
+from patchcore_engine.backbones.checkpoint import write_checkpoint
 from patchcore_engine.backbones.download import download
 from patchcore_engine.backbones.registry import PublishedWeights, backbone_spec
 from patchcore_engine.backbones.weights import convert, default_weights_dir, load_weights, tensors_digest
@@ -98,6 +99,19 @@ def test_weights_that_arent_numbers_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "net.pth"
     write_state(path, published_state(**{"bn1.bias": np.full(64, np.nan, "<f4")}))
     with pytest.raises(WeightsFormatError, match=r"bn1\.bias"):
+        load_weights(path, RESNET18)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".ckpt"])
+def test_weights_with_a_negative_variance_are_refused(tmp_path: Path, suffix: str) -> None:
+    variances = np.ones(64, "<f4")
+    variances[5] = -0.25
+    path = tmp_path / f"net{suffix}"
+    if suffix == ".pth":
+        write_state(path, published_state(**{"bn1.running_var": variances}))
+    else:
+        write_checkpoint(path, {**load_weights("random:3", RESNET18).tensors, "bn1.running_var": variances})
+    with pytest.raises(WeightsFormatError, match=r"net\.\w+ can't be used: bn1\.running_var hold negative variances"):
         load_weights(path, RESNET18)
 
 
