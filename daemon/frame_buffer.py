@@ -34,7 +34,9 @@ class FrameBuffer:
         self._frames: OrderedDict[int, BufferedFrame] = OrderedDict()
         self._changed = threading.Condition()
         self._closed_by: SenderClosedError | None = None
+        # Sent in this session and not acknowledged. The daemon counts the dropped ones among them, too.
         self._under_way = 0
+        self._dropped_under_way: set[int] = set()
         self.sent = self.acknowledged = self.dropped = self.resent = 0
 
     def __len__(self) -> int:
@@ -57,7 +59,8 @@ class FrameBuffer:
     def take(self, window: int) -> BufferedFrame | None:
         """Return the first frame that is not under way, now under way; None if none waits or `window` are."""
         with self._changed:
-            if self._under_way >= window or self._under_way == len(self._frames):
+            kept_under_way = self._under_way - len(self._dropped_under_way)
+            if self._under_way >= window or kept_under_way == len(self._frames):
                 return None
             frame = next(frame for frame in self._frames.values() if not frame.under_way)
             frame.under_way = True
@@ -71,6 +74,9 @@ class FrameBuffer:
         with self._changed:
             frame = self._frames.pop(seq, None)
             if frame is None:
+                if seq in self._dropped_under_way:
+                    self._dropped_under_way.remove(seq)
+                    self._under_way -= 1
                 return False
             self._under_way -= frame.under_way
             self.acknowledged += 1
@@ -82,6 +88,7 @@ class FrameBuffer:
         with self._changed:
             for frame in self._frames.values():
                 frame.under_way = False
+            self._dropped_under_way.clear()
             self._under_way = 0
 
     def wait_until_empty(self, timeout_s: float | None) -> bool:
@@ -112,6 +119,7 @@ class FrameBuffer:
         oldest = next((frame for frame in self._frames.values() if not frame.under_way), None)
         oldest = oldest if oldest is not None else next(iter(self._frames.values()))
         del self._frames[oldest.seq]
-        self._under_way -= oldest.under_way
+        if oldest.under_way:
+            self._dropped_under_way.add(oldest.seq)
         self.dropped += 1
         return oldest.seq

@@ -49,8 +49,10 @@ class FrameSender:
     `address` is the daemon's acked door. `stream`: what tells this run of the camera from earlier ones; drawn at random
     by default. One who keeps `stream` and the next seq on disk may go on with them by `first_seq`.
     `buffer_frames`: unacknowledged frames kept; `when_full` decides about one more: "block" until there is room,
-    "raise" BufferFullError, or "drop_oldest", which is counted, told to `on_drop(seq)`, and published by the daemon as
-    a `missing` part. `on_ack(verdict)` runs on the sender's own thread; an error that it raises stops the sender.
+    "raise" BufferFullError, or "drop_oldest", which is counted and told to `on_drop(seq)`. The daemon publishes a
+    dropped part as `missing`; one that had been sent already, as happens with fewer `buffer_frames` than the daemon's
+    window, may get its verdict there all the same. `on_ack(verdict)` runs on the sender's own thread; an error that it
+    raises stops the sender.
     `keys`: for a daemon that asks for them. While there is no connection their files are read again, so that a new key
     of the daemon costs no frame.
 

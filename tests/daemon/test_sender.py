@@ -208,6 +208,31 @@ def test_a_full_buffer_drops_the_oldest_waiting_frame_and_says_so_when_told_so(l
     assert sender.sent == sender.acknowledged + sender.dropped
 
 
+def test_a_buffer_smaller_than_the_window_overruns_no_window_and_loses_track_of_no_part(line: Line) -> None:
+    line.judge.holding = True
+    dropped: list[int] = []
+    acknowledged: list[Verdict] = []
+    with FrameSender(
+        line.acked,
+        "left",
+        buffer_frames=4,
+        when_full="drop_oldest",
+        on_ack=acknowledged.append,
+        on_drop=dropped.append,
+    ) as sender:
+        for seq in range(8):
+            sender.send(PNG)
+            line.journal.wait_for(lambda: len(line.judge.held) == seq + 1)  # noqa: B023  (called at once)
+        for _ in range(100):
+            sender.send(PNG)
+        assert not sender.flush(0.2)
+        line.judge.release()
+        assert sender.flush(PATIENCE_S)
+    assert (line.ingest.door.counts.overruns, line.ingest.door.counts.resets, sender.resent) == (0, 0, 0)
+    assert sorted([*dropped, *(verdict.seq for verdict in acknowledged)]) == list(range(108))
+    assert seqs(line.journal)[:8] == list(range(8))
+
+
 def test_threads_may_share_a_sender(line: Line) -> None:
     with FrameSender(line.acked, "left", buffer_frames=4) as sender:
         threads = [threading.Thread(target=lambda: [sender.send(PNG) for _ in range(50)]) for _ in range(4)]
