@@ -6,13 +6,19 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from daemon.errors import MessageError
-from daemon.messages import FrameHeader, field_error, pack
+from daemon.messages import pack, parse_header
 
 # A picture file's bytes, or pixels: uint8 or uint16 [height, width] or [height, width, 3].
 Pixels = bytes | bytearray | memoryview | NDArray[np.uint8] | NDArray[np.uint16]
+
+# What only the sender itself may state: another value belongs to no frame of its session.
+_OWN: Final = ("v", "camera", "stream", "seq")
+LAST_SEQ: Final = 2**64 - 1
+_SEQ_BYTES: Final = 8
+# What msgpack raises for a value that it has no form for.
+_PACK_ERRORS: Final = (TypeError, ValueError, OverflowError)
 
 _MAGIC: Final = {b"\xff\xd8\xff": "jpeg", b"\x89PNG": "png"}
 
@@ -27,21 +33,39 @@ def frame_bytes(payload: Pixels) -> bytes:
 def header_packer(
     camera: str, stream: int | None, payload: Pixels, fields: Mapping[str, object]
 ) -> Callable[[int], bytes]:
-    """Check all header fields now; the returned function packs them with a seq. Raises MessageError."""
+    """Check the header as the daemon will; the returned function packs it with a seq. Raises MessageError."""
+    for name in _OWN:
+        if name in fields:
+            raise MessageError(f"Header field {name} is the sender's own: leave it out.")
     values: dict[str, Any] = {"v": 1, "camera": camera, "captured_ns": time.time_ns(), **_picture_fields(payload)}
     if stream is not None:
         values["stream"] = stream
     values.update(fields)
+    values["seq"] = LAST_SEQ
     try:
-        FrameHeader.model_validate({"seq": 0, **values})
-    except ValidationError as error:
-        raise field_error("Header", error) from error
-    return lambda seq: pack({**values, "seq": seq})
+        header = pack(values)
+    except _PACK_ERRORS as error:
+        raise _pack_error(values, error) from error
+    parse_header(header)
+    # The largest seq is packed in a mark and eight bytes, and stands last. So what leaves is what was checked.
+    unnumbered = header[:-_SEQ_BYTES]
+    return lambda seq: unnumbered + seq.to_bytes(_SEQ_BYTES, "big")
 
 
-def check_sender(camera: str, stream: int) -> None:
-    """Raise MessageError for a camera's name or a stream that no header may state."""
+def check_sender(camera: str, stream: int, first_seq: int = 0) -> None:
+    """Raise MessageError for a camera's name, a stream or a seq that no header may state."""
     header_packer(camera, stream, b"", {"encoding": "png"})
+    if not 0 <= first_seq <= LAST_SEQ:
+        raise MessageError(f"Header field seq: first_seq = {first_seq} must be from 0 to 2^64 - 1.")
+
+
+def _pack_error(values: Mapping[str, object], error: Exception) -> MessageError:
+    for name, value in values.items():
+        try:
+            pack({name: value})
+        except _PACK_ERRORS as at_fault:
+            return MessageError(f"Header field {name} can't be packed: {at_fault}.")
+    return MessageError(f"The header can't be packed: {error}.")
 
 
 def _picture_fields(payload: Pixels) -> dict[str, Any]:

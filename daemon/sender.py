@@ -76,7 +76,7 @@ class FrameSender:
         self.address = address
         self.camera = camera
         self.stream = stream if stream is not None else int.from_bytes(os.urandom(8), "big")
-        check_sender(camera, self.stream)
+        check_sender(camera, self.stream, first_seq)
         self._hello = Hello(camera=camera, stream=self.stream)
         self._buffer = FrameBuffer(buffer_frames, when_full, first_seq)
         self._on_ack = on_ack

@@ -1,10 +1,12 @@
 """`FrameSender` against real doors that crash, restart, refuse and fall silent."""
 
+import math
 import queue
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgpack
 import numpy as np
 import pytest
 import zmq
@@ -287,15 +289,35 @@ def test_a_frame_above_the_daemons_limit_is_answered_too_large(tmp_path: Path) -
         (PNG, {"captured_ns": 1.5}),
         (np.zeros((2, 2), np.float32), {}),
         (np.zeros(4, np.uint8), {}),
+        (PNG, {"v": 1}),
+        (PNG, {"camera": "right"}),
+        (PNG, {"stream": 8}),
+        (PNG, {"seq": 3}),
+        (PNG, {"temperature": math.nan}),
+        (PNG, {"note": "x" * 5000}),
+        (PNG, {"tags": {"a", "b"}}),
+        (PNG, {"taken_at": msgpack.Timestamp(1)}),
+        (PNG, {"note": "\ud800"}),
+        (PNG, {"trigger": np.int64(5)}),
+        (PNG, {"count": 2**64}),
     ],
 )
 def test_a_frame_that_breaks_the_format_is_refused_where_it_is_sent(
     line: Line, payload: bytes, fields: dict[str, object]
 ) -> None:
-    with FrameSender(line.acked, "left") as sender:
+    dropped: list[int] = []
+    line.judge.window = 0
+    with FrameSender(line.acked, "left", buffer_frames=1, when_full="drop_oldest", on_drop=dropped.append) as sender:
+        sender.send(PNG, part="before")
         with pytest.raises(MessageError):
             sender.send(payload, **fields)
-        assert (sender.sent, sender.send(PNG)) == (0, 0)
+        assert (sender.sent, sender.dropped, dropped) == (1, 0, [])
+        line.judge.window = 8
+        line.ingest.wake()
+        assert sender.flush(PATIENCE_S)
+        assert sender.send(PNG) == 1
+        assert sender.flush(PATIENCE_S)
+    assert [(verdict.seq, verdict.part) for verdict in line.journal.verdicts] == [(0, "before"), (1, None)]
 
 
 def test_a_closed_sender_says_so_and_frees_who_waits(line: Line) -> None:
