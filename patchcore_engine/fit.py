@@ -34,6 +34,8 @@ from patchcore_engine.picture_reader import PictureReader
 from patchcore_engine.progress import Advance, NoProgress, Progress
 from patchcore_engine.scoring import ScoreMode, anomaly_maps, map_distances, overlay
 
+# The random projection takes no larger one.
+_LARGEST_SEED: Final = 2**32 - 1
 _LIBRARIES: Final = ("mindspore", "numpy", "faiss-cpu", "opencv-python-headless", "scikit-learn", "scipy")
 _SAMPLE_PICTURES: Final = 4
 _SCORED_AT_ONCE: Final = 8
@@ -73,6 +75,8 @@ class FitSettings:
             raise GeometryError(
                 f"Rates out of range: 0 < fail rate ({self.fail_rate}) <= review rate ({self.review_rate}) < 1."
             )
+        if not 0 <= self.seed <= _LARGEST_SEED:
+            raise GeometryError(f"The seed {self.seed} is out of range: 0 to {_LARGEST_SEED}.")
         if self.n_neighbors < 1:
             raise GeometryError(f"n_neighbors is {self.n_neighbors}: at least 1 is needed.")
         if self.calibration_pictures < MINIMUM_PICTURES:

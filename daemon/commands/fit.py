@@ -53,7 +53,7 @@ def fit(
     resize: Annotated[
         int | None, typer.Option(help="Shorter side before the crop, pixels.", show_default=False)
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The same inputs and seed give the same bank.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same inputs and seed give the same bank.")] = 0,
     index: Annotated[
         Literal["auto", "flat", "pca"],
         typer.Option(help="How the bank is searched; every kind is exact, auto takes the cheapest."),

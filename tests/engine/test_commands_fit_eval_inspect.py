@@ -124,6 +124,7 @@ def test_fit_of_too_few_parts_says_how_many_are_needed_and_leaves_no_bank(data: 
         ("--data", "d", "--all", "--recipe", "r"),
         ("--good", "g", "--memory-limit", "lots"),
         ("--good", "g", "--index", "hnsw"),
+        ("--good", "g", "--seed", "4294967296"),
     ],
 )
 def test_fit_refuses_options_that_contradict_or_mean_nothing(options: tuple[str, ...], tmp_path: Path) -> None:

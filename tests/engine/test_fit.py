@@ -240,11 +240,24 @@ def test_a_geometry_the_backbone_is_not_compiled_for_is_refused(good: list[Path]
 
 
 @pytest.mark.parametrize(
-    "change", [{"coreset_ratio": 0.0}, {"coreset_ratio": 1.5}, {"fail_rate": 0.5}, {"calibration_pictures": 9}]
+    "change",
+    [
+        {"coreset_ratio": 0.0},
+        {"coreset_ratio": 1.5},
+        {"fail_rate": 0.5},
+        {"calibration_pictures": 9},
+        {"seed": -1},
+        {"seed": 2**32},
+    ],
 )
 def test_settings_out_of_range_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(GeometryError, match="out of range"):
         parts.settings(**change)
+
+
+def test_the_largest_seed_serves_a_bank_whose_patches_are_projected(good: list[Path]) -> None:
+    seed = 2**32 - 1
+    assert fit(good, parts.extractor(dimension=200), parts.settings(seed=seed)).bank.manifest.seed == seed
 
 
 def test_leave_one_out_ignores_a_pictures_own_patches(good: list[Path]) -> None:
