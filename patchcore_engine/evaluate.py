@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from patchcore_engine.datasets import EvaluationSet, LabelledPicture, read_mask
 from patchcore_engine.errors import DataError, NoPicturesError
 from patchcore_engine.evaluation import Evaluation, Example, PictureResult, Times
-from patchcore_engine.images import PreparedImage, read
+from patchcore_engine.images import PreparedImage, prepare_named, read
 from patchcore_engine.inspector import Inspection, Inspector, inspect_batch
 from patchcore_engine.metrics import PixelScores, auroc, f1_max, rate, roc_curve
 from patchcore_engine.progress import NoProgress, Progress
@@ -110,7 +110,7 @@ def _read(
     for picture in test_set.pictures:
         begun = time.monotonic_ns()
         try:
-            prepared = inspector.prepare(read(picture.path))
+            prepared = prepare_named(geometry, read(picture.path), picture.path)
         except DataError as error:
             if not skip_unreadable:
                 raise type(error)(f"{error} Remove it, or go on without it by --skip-unreadable.") from error

@@ -156,6 +156,14 @@ def read(path: Path) -> NDArray[np.uint8]:
     return decode_named(read_bytes(path), path)
 
 
+def prepare_named(geometry: Geometry, image: NDArray[np.uint8], path: Path) -> PreparedImage:
+    """Prepare like `Geometry.prepare`; a picture that doesn't fit is a DataError that names the file it came from."""
+    try:
+        return geometry.prepare(image)
+    except GeometryError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
 def list_pictures(folder: Path) -> list[Path]:
     """Return the picture files directly in `folder`, sorted by name."""
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())

@@ -55,7 +55,8 @@ class PictureReader:
 
     def _prepare(self, path: Path) -> tuple[PreparedImage, bytes]:
         data = images.read_bytes(path)
-        return self._geometry.prepare(images.decode_named(data, path)), hashlib.sha256(data).digest()
+        image = images.prepare_named(self._geometry, images.decode_named(data, path), path)
+        return image, hashlib.sha256(data).digest()
 
     def _take(self, path: Path, future: Future[tuple[PreparedImage, bytes]]) -> Iterator[PreparedImage]:
         try:

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -112,6 +113,17 @@ def test_an_unreadable_test_picture_is_named_or_skipped_and_counted(inspector: I
     assert len(found.pictures) == 13
     assert len(found.skipped) == 1
     assert "002.png" in found.skipped[0]
+
+
+def test_a_test_picture_too_narrow_is_named_or_skipped_and_counted(inspector: Inspector, data: Path) -> None:
+    cv2.imwrite(str(data / CATEGORY / "test" / "good" / "sliver.png"), np.zeros((20_000, 1), np.uint8))
+    test_set = evaluation_set(data, CATEGORY)
+    with pytest.raises(DataError, match=r"good/sliver\.png: .*too narrow.*--skip-unreadable"):
+        evaluate(inspector, test_set)
+    found = evaluate(inspector, test_set, skip_unreadable=True)
+    assert len(found.pictures) == 14
+    assert len(found.skipped) == 1
+    assert "sliver.png: " in found.skipped[0]
 
 
 def test_a_set_of_unreadable_pictures_alone_is_refused(inspector: Inspector, data: Path) -> None:

@@ -4,12 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from patchcore_engine.bank import MANIFEST, MemoryBank
 from patchcore_engine.errors import (
     CalibrationError,
+    DataError,
     GeometryError,
     MemoryLimitError,
     UndecodableImageError,
@@ -224,6 +226,18 @@ def test_unreadable_pictures_can_be_skipped_and_are_counted(
     assert result.skipped == [broken]
     assert result.bank.manifest.skipped == ("broken.png",)
     assert result.bank.manifest.pictures == len(good)
+    assert result.bank.manifest.thresholds == fitted.bank.manifest.thresholds
+
+
+def test_a_picture_too_narrow_is_named_or_skipped_as_an_unreadable_one(
+    good: list[Path], fitted: FitResult, tmp_path: Path
+) -> None:
+    sliver = tmp_path / "sliver.png"
+    cv2.imwrite(str(sliver), np.zeros((1, 20_000), np.uint8))
+    with pytest.raises(DataError, match=r"sliver\.png: .*20000 x 1 pixels is too narrow"):
+        fit([*good, sliver], parts.extractor(), parts.settings())
+    result = fit([*good, sliver], parts.extractor(), parts.settings(skip_unreadable=True))
+    assert result.skipped == [sliver]
     assert result.bank.manifest.thresholds == fitted.bank.manifest.thresholds
 
 
