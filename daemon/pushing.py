@@ -126,6 +126,11 @@ def _flush(sender: FrameSender, timeout_s: float) -> None:
 
 
 def _nobody(sender: FrameSender) -> NotRunningError:
+    if sender.refusal is not None:
+        return NotRunningError(
+            f"{sender.pending} frame(s) were not acknowledged at {sender.address}: the daemon refuses them with "
+            f"{sender.refusal!r}. Mend what that names, or look at the daemon's log."
+        )
     return NotRunningError(
         f"{sender.pending} frame(s) were not acknowledged at {sender.address}. Is the daemon running? If it asks "
         "for keys, is this camera's on its list?"

@@ -32,6 +32,7 @@ from daemon.protocol import (
     parse,
     sender_routing_id,
 )
+from daemon.repeated_resets import RepeatedResets
 from daemon.sockets import Waker, ZmqContext, ZmqSocket, connect, open_socket
 
 # A daemon that loads its banks answers HELLO when it is ready; a dead one is noticed by TCP's keepalives.
@@ -51,8 +52,10 @@ class FrameSender:
     `buffer_frames`: unacknowledged frames kept; `when_full` decides about one more: "block" until there is room,
     "raise" BufferFullError, or "drop_oldest", which is counted and told to `on_drop(seq)`. The daemon publishes a
     dropped part as `missing`; one that had been sent already, as happens with fewer `buffer_frames` than the daemon's
-    window, may get its verdict there all the same. `on_ack(verdict)` runs on the sender's own thread; an error that it
-    raises stops the sender.
+    window, may get its verdict there all the same.
+    `on_ack(verdict)` and `on_refused(reason)` run on the sender's own thread; an error of theirs stops the sender.
+    `on_refused`: the daemon answers RESET again and again and acknowledges nothing. The frames are kept and sent again
+    until that ends, but one that is `malformed` to this daemon stays so. Without `on_refused` the log gets a warning.
     `keys`: for a daemon that asks for them. While there is no connection their files are read again, so that a new key
     of the daemon costs no frame.
 
@@ -70,6 +73,7 @@ class FrameSender:
         when_full: WhenFull = "block",
         on_ack: Callable[[Verdict], None] | None = None,
         on_drop: Callable[[int], None] | None = None,
+        on_refused: Callable[[str], None] | None = None,
         flush_s: float = 10.0,
         keys: ClientKeys | None = None,
     ) -> None:
@@ -81,6 +85,7 @@ class FrameSender:
         self._buffer = FrameBuffer(buffer_frames, when_full, first_seq)
         self._on_ack = on_ack
         self._on_drop = on_drop
+        self._resets = RepeatedResets(f"Camera {camera} at {address}", on_refused)
         self._flush_s = flush_s
         self._keys = keys
         self._closing = threading.Event()
@@ -119,6 +124,11 @@ class FrameSender:
     def pending(self) -> int:
         """Frames kept: not yet acknowledged."""
         return len(self._buffer)
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the daemon refuses this sender again and again; None while it doesn't."""
+        return self._resets.reason
 
     def send(self, payload: Pixels, **fields: object) -> int:
         """Take one frame and return its seq; the sender's thread does the rest.
@@ -198,17 +208,22 @@ class FrameSender:
     def _read(self, connection: "_Connection") -> None:
         while (message := connection.receive()) is not None:
             session = connection.session
-            ack = connection.take(message)
+            answer = connection.take(message)
             if connection.session != session:
                 self._buffer.rewind()
-            if ack is None or ack.stream != self.stream:
-                continue
-            try:
-                verdict = ack.unpack_verdict()
-            except MessageError:
-                continue  # what it acknowledges is kept
-            if self._buffer.acknowledge(ack.seq) and verdict is not None and self._on_ack is not None:
-                self._on_ack(verdict)
+            if isinstance(answer, Reset):
+                self._resets.note(answer.reason)
+            elif answer is not None and answer.stream == self.stream:
+                self._acknowledge(answer)
+
+    def _acknowledge(self, ack: Ack) -> None:
+        try:
+            verdict = ack.unpack_verdict()
+        except MessageError:
+            return  # what it acknowledges is kept
+        self._resets.end()
+        if self._buffer.acknowledge(ack.seq) and verdict is not None and self._on_ack is not None:
+            self._on_ack(verdict)
 
     def _write(self, connection: "_Connection") -> None:
         while connection.session is not None and (frame := self._buffer.take(connection.window)) is not None:
@@ -319,8 +334,11 @@ class _Connection:
         except zmq.Again:
             return None
 
-    def take(self, message: list[bytes]) -> Ack | None:
-        """Note what the daemon says; an acknowledgement is handed on. What is not of the protocol is ignored."""
+    def take(self, message: list[bytes]) -> Ack | Reset | None:
+        """Note what the daemon says; hand on an acknowledgement, or a RESET of this session or of its HELLO.
+
+        What is not of the protocol is ignored.
+        """
         with contextlib.suppress(MessageError):
             kind, data = message[0], message[-1]
             if kind == ACK:
@@ -333,7 +351,8 @@ class _Connection:
             elif kind == PONG and len(message) == 3 and message[1] == self.session:
                 self._heard, self.window = time.monotonic(), parse(Pong, data).window
             elif kind == RESET:
-                self._reset(parse(Reset, data))
+                reset = parse(Reset, data)
+                return reset if self._reset(reset) else None
         return None
 
     def fit(self, payload: bytes) -> bytes:
@@ -349,8 +368,10 @@ class _Connection:
         self._max_frame_bytes = welcome.max_frame_bytes
         self._heard = self._pinged = time.monotonic()
 
-    def _reset(self, reset: Reset) -> None:
+    def _reset(self, reset: Reset) -> bool:
         # A RESET that answers a message of an earlier session says nothing about this one.
-        if reset.session == (self.session or b""):
-            self.lose_session()
-            self._hello_at = time.monotonic() + reset.retry_ms / 1000
+        if reset.session != (self.session or b""):
+            return False
+        self.lose_session()
+        self._hello_at = time.monotonic() + reset.retry_ms / 1000
+        return True

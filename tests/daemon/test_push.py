@@ -105,6 +105,15 @@ def test_without_a_daemon_push_says_so(tmp_path: Path, pictures: Path, door: str
     assert "unning?" in str(result.exception)
 
 
+def test_a_daemon_that_refuses_every_frame_is_quoted(tmp_path: Path, pictures: Path) -> None:
+    with Line(tmp_path) as line:
+        line.judge.refusing = True
+        result = run(str(pictures), "--acked", "--timeout", "1", "--address", line.acked)
+
+    assert isinstance(result.exception, NotRunningError)
+    assert 'refuses them with "the daemon can\'t take frames now"' in str(result.exception)
+
+
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     assert isinstance(run(str(tmp_path), "--address", "ipc://x").exception, NoPicturesError)
 
