@@ -13,6 +13,10 @@ from daemon.errors import BindError
 from daemon.sockets import ZmqContext, bind, open_socket
 
 REBIND_MS: Final = 5000
+# With a domain, which the authenticator is asked about, ZeroMQ turns peers of ZMTP 1.0 and 2.0 away in the greeting: it
+# notes nothing of their connections, so that one that misbehaves could be neither counted nor cut. Without an
+# authenticator all others come in.
+NO_LIST: Final = "open"
 _IPC: Final = "ipc://"
 
 
@@ -54,7 +58,7 @@ class DoorSocket:
         self.on_tcp = address.startswith("tcp://")
         # The descriptors of TCP connections whose messages came out since `take_heard`; subscriptions aren't noted.
         self.heard: set[int] | None = set() if self.on_tcp else None
-        self.socket = open_socket(context, kind, **options)
+        self.socket = open_socket(context, kind, zap_domain=NO_LIST.encode(), **options)
         self._access = access
         self._asked: tuple[bytes, threading.Event] | None = None
         self._apply_key(access.secret_key)

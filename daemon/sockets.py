@@ -87,11 +87,23 @@ def receive_parts(opened: ZmqSocket, limit: int, heard: set[int] | None = None) 
                 parts.append(frame.buffer)
             count += 1
             more = frame.more
-        if heard is not None:
-            heard.add(frame.get(zmq.SRCFD))
     except zmq.Again:
         return None
+    if heard is not None and (connection := connection_of(frame)) is not None:
+        heard.add(connection)
     return parts, count
+
+
+def connection_of(frame: zmq.Frame) -> int | None:
+    """Return the descriptor of the connection that a frame came by; None where ZeroMQ has noted none.
+
+    It notes none for a peer that is gone already when its connection is accepted, and none in ZMTP 1.0 and 2.0.
+    """
+    try:
+        return int(frame.get(zmq.SRCFD))
+    except zmq.ZMQError:
+        # Of any number: ZeroMQ sets none in this case.
+        return None
 
 
 class Waker:

@@ -1,7 +1,6 @@
 """A peer that never ends a message is cut off, and one that sends large ones that end is not."""
 
 import socket
-import struct
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -19,53 +18,21 @@ from daemon.unfinished import UnfinishedGuard, taken_bytes
 from tests.daemon.conftest import good_part
 from tests.daemon.line import PATIENCE_S, Peer
 from tests.daemon.serving import Start, metric, verdicts_of
+from tests.daemon.zmtp import RawPeer, part
 
-# ZMTP 3.0 (RFC 23): greeting with the mechanism NULL, and the command READY of a PUSH socket.
-GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + b"\0" + bytes(31)
-READY_BODY = b"\x05READY" + b"\x0bSocket-Type" + struct.pack(">I", 4) + b"PUSH"
-READY = b"\x04" + bytes([len(READY_BODY)]) + READY_BODY
-# A long frame with more to come.
-MORE = 0x03
 PART_BYTES = 64 * 1024
 
 
-def part(content: bytes) -> bytes:
-    return struct.pack(">BQ", MORE, len(content)) + content
-
-
-class Endless:
-    """A peer of a push door, down to the bytes, that begins a message and never ends it."""
+class Endless(RawPeer):
+    """A peer of a push door that begins a message and never ends it."""
 
     def __init__(self, address: str) -> None:
-        host, _, port = address.removeprefix("tcp://").rpartition(":")
-        self.socket = socket.create_connection((host, int(port)), timeout=PATIENCE_S)
-        self.socket.sendall(GREETING + READY)
-        # A message that comes before the daemon is ready itself breaks the protocol.
-        answer = b""
-        while b"READY" not in answer:
-            answer += self.socket.recv(4096)
+        super().__init__(address)
+        self.greet("PUSH")
 
     def send(self, content: bytes) -> bool:
         """Send one more part; False once the daemon has closed the connection."""
-        try:
-            self.socket.sendall(part(content))
-        except ConnectionError:
-            return False
-        return True
-
-    def listen(self, seconds: float) -> None:
-        """Take in what the daemon says, its greeting and heartbeats, for so long."""
-        self.socket.settimeout(seconds)
-        with suppress(TimeoutError, ConnectionError):
-            while self.socket.recv(4096):
-                pass
-        self.socket.settimeout(PATIENCE_S)
-
-    def __enter__(self) -> "Endless":
-        return self
-
-    def __exit__(self, *_args: object) -> None:
-        self.socket.close()
+        return self.say(part(content, more=True))
 
 
 def send_without_end(address: str) -> None:
