@@ -34,8 +34,11 @@ FASTER_DISK: Final = "`iostat -x 1` shows the disk: move journal.dir to a faster
 class VerdictJournal(Protocol):
     """What delivery asks of the journal; all but `close` raise JournalError."""
 
-    def append(self, verdicts: Sequence[Verdict]) -> list[Verdict]:
-        """Commit all in one transaction and return them with their offsets."""
+    def append_new(self, verdicts: Sequence[Verdict]) -> list[tuple[Verdict, bool]]:
+        """Commit in one transaction those on parts that have none.
+
+        Returns for each the verdict that the journal holds, and whether its part had it before.
+        """
         ...
 
     def check(self) -> None:
@@ -92,6 +95,7 @@ class Delivery:
         self._doors: Doors | None = None
         self._refusals = RefusalLog()
         self._slow = LogLimit()
+        self._known = LogLimit()
         self._retry_ms = 0
         self._retry_at_ns = 0
         self._prune_at_ns = 0
@@ -124,7 +128,7 @@ class Delivery:
         verdicts = [_stamped(ticket, verdict, begin_ns, published_ns) for ticket, verdict in settled]
         if self.journal_available:
             try:
-                journalled = self._journal.append(verdicts)
+                journalled = self._journal.append_new(verdicts)
             except JournalError as error:
                 pushed = self._fail(tickets, error)
             else:
@@ -137,18 +141,39 @@ class Delivery:
         self.last_progress_ns = time.monotonic_ns()
         self._reception.made_room()
 
-    def _send(self, tickets: Sequence[Ticket], verdicts: Sequence[Verdict]) -> None:
-        for ticket, verdict in zip(tickets, verdicts, strict=True):
+    def _send(self, tickets: Sequence[Ticket], journalled: Sequence[tuple[Verdict, bool]]) -> None:
+        """Let verdicts leave; those that were `journalled` before have left already and only answer their senders."""
+        new = [(ticket, verdict) for ticket, (verdict, known) in zip(tickets, journalled, strict=True) if not known]
+        if len(new) < len(tickets):
+            self._tell_known(tickets, journalled)
+        for ticket, verdict in new:
             self._publish(ticket, verdict)
-        self._reception.acknowledge(tickets, verdicts)
+        self._reception.acknowledge(tickets, journalled)
         self._observe_way(tickets)
         if self._archive is not None:
-            for ticket, verdict in zip(tickets, verdicts, strict=True):
+            for ticket, verdict in new:
                 if ticket.judgement is not None and ticket.header is not None and ticket.payload is not None:
                     self._archive.offer(verdict, ticket.header, ticket.payload, partial(draw_overlay, ticket.judgement))
         cameras = self._reception.cameras
-        for ticket, verdict in zip(tickets, verdicts, strict=True):
+        for ticket, verdict in new:
             self._count(ticket, verdict, ticket.camera if ticket.camera in cameras else NO_CAMERA)
+
+    def _tell_known(self, tickets: Sequence[Ticket], journalled: Sequence[tuple[Verdict, bool]]) -> None:
+        for ticket, (verdict, known) in zip(tickets, journalled, strict=True):
+            if not known:
+                continue
+            self._telemetry.duplicates.labels(ticket.camera).inc()
+            if (held_back := self._known.due()) is not None:
+                log.warning(
+                    "part_known",
+                    camera=verdict.camera,
+                    stream=verdict.stream,
+                    seq=verdict.seq,
+                    offset=verdict.offset,
+                    held_back=held_back,
+                    advice="The part was taken for a new one and keeps the verdict that the journal holds. Give each "
+                    "run of a sender a stream of its own, and let it use one door.",
+                )
 
     def _send_unjournalled(self, tickets: Sequence[Ticket]) -> None:
         published_ns = time.time_ns()

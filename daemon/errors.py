@@ -7,6 +7,7 @@ DaemonError
 ├── BindError              an address that can't be bound
 ├── KeyFileError           a file of keys that can't be used
 ├── JournalError           the journal can't be opened, read or written
+│   └── PartKnownError     a verdict on a part that has one
 ├── ArchiveError           the archive can't be written
 ├── ReloadError            a reload that failed; the running banks go on serving
 ├── NotRunningError        no daemon answers at an address
@@ -50,6 +51,10 @@ class KeyFileError(DaemonError):
 
 class JournalError(DaemonError):
     """Raised when the journal can't be opened, read or written."""
+
+
+class PartKnownError(JournalError):
+    """Raised when a verdict is appended on a part that has one in the journal, or in the same batch."""
 
 
 class ArchiveError(DaemonError):

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Final
 
-from daemon.errors import JournalError
+from daemon.errors import JournalError, PartKnownError
 from daemon.journal_file import JournalFile, Synchronous, to_signed
 from daemon.journal_reader import JournalReader, StreamState, VerdictFilter
 from daemon.messages import Verdict
@@ -24,7 +24,8 @@ PRUNED_VERDICTS: Final = 2000
 VACUUMED_PAGES: Final = 512
 # Free pages up to this share of the file are kept for the next verdicts.
 SPARE_SHARE: Final = 1 / 16
-# A camera's streams beyond these are forgotten at start-up: nobody resends a part of so long ago.
+# A camera's streams beyond these are forgotten at start-up, and known from then on by those of their verdicts that are
+# kept: nobody resends a part of longer ago.
 STREAMS_KEPT: Final = 1000
 # Without this much room, writing again would fail again at once.
 LEAST_FREE_BYTES: Final = 4 * 2**20
@@ -89,6 +90,26 @@ class Journal(JournalReader):
         self._next_offset = first + len(numbered)
         self._updated_ns = updated_ns + len(numbered)
         return numbered
+
+    def append_new(self, verdicts: Sequence[Verdict]) -> list[tuple[Verdict, bool]]:
+        """Commit those of `verdicts` whose parts have none yet in one transaction; a part that has one keeps it.
+
+        Returns for each the verdict that the journal holds now, and whether its part had it before. Raises
+        JournalError, and then none of them is in the journal.
+        """
+        # Looked for only where there are some: each look costs about as much as a verdict.
+        with suppress(PartKnownError):
+            return [(verdict, False) for verdict in self.append(verdicts)]
+        held: dict[tuple[str, int, int], Verdict] = {}
+        new: dict[tuple[str, int, int], int] = {}
+        for place, verdict in enumerate(verdicts):
+            if (found := self.find(*verdict.identity)) is not None:
+                held[verdict.identity] = found
+            else:
+                new.setdefault(verdict.identity, place)
+        for written in self.append([verdicts[place] for place in new.values()]):
+            held[written.identity] = written
+        return [(held[verdict.identity], new.get(verdict.identity) != place) for place, verdict in enumerate(verdicts)]
 
     def check(self) -> None:
         """Write and sync something small, to see whether the disk takes writes again. Raises JournalError."""

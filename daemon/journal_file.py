@@ -1,8 +1,8 @@
 """The journal's file: an SQLite database in WAL mode, its schema, and what its errors mean to a person.
 
 Tables: `verdicts` (the body is the verdict as it travels, msgpack), `streams` (how far each stream came; survives
-retention), `position` (the next offset; survives retention too). Unsigned 64-bit numbers are stored less 2**63, which
-keeps their order in SQLite's signed integers.
+retention, though of a camera's many only the newest survive a restart), `position` (the next offset; survives retention
+too). Unsigned 64-bit numbers are stored less 2**63, which keeps their order in SQLite's signed integers.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import quote
 
-from daemon.errors import JournalError
+from daemon.errors import JournalError, PartKnownError
 
 JOURNAL_FILE: Final = "journal.sqlite"
 APPLICATION_ID: Final = 0x50544C4E  # "PTLN"
@@ -224,8 +224,12 @@ def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
 
 def explain(path: Path, error: sqlite3.Error) -> JournalError:
     """Say what an SQLite error means, and what to do."""
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+    extended = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    code = extended & 0xFF
+    if extended == sqlite3.SQLITE_CONSTRAINT_UNIQUE:
+        return PartKnownError(f"A verdict is in the journal {path} already ({error}).")
+    # No other constraint can be broken by what the daemon writes into tables that are whole.
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT):
         return JournalError(
             f"The journal {path} is damaged ({error}). It was left as it is: restore it from a backup, or move it and "
             "its -wal and -shm files aside, and the daemon begins a new one with offset 0."
@@ -244,6 +248,4 @@ def explain(path: Path, error: sqlite3.Error) -> JournalError:
             f"The journal {path} can't be read or written: its disk fails, is full or turned read-only ({error}). "
             "`df -h` and `dmesg` tell which: make room, or stop the daemon, mend the disk and start it again."
         )
-    if code == sqlite3.SQLITE_CONSTRAINT:
-        return JournalError(f"A verdict is in the journal {path} already ({error}).")
     return JournalError(f"The journal {path} failed: {error}.")

@@ -93,12 +93,22 @@ class JournalReader:
         return dict(found)
 
     def stream(self, camera: str, stream: int) -> StreamState | None:
-        """Return how far one stream came; None if it is unknown."""
+        """Return how far one stream came; None if it is unknown.
+
+        One that was forgotten at a start is known by its verdicts as long as one is kept.
+        """
+        identity = camera, to_signed(stream)
         rows = self._file.rows(
-            "SELECT stream, last_seq, updated_ns FROM streams WHERE camera = ? AND stream = ?",
-            (camera, to_signed(stream)),
+            "SELECT stream, last_seq, updated_ns FROM streams WHERE camera = ? AND stream = ?", identity
         )
-        return _stream_state(list(rows[0])) if rows else None
+        if rows:
+            return _stream_state(list(rows[0]))
+        last = self._verdicts(
+            self._file.rows(
+                "SELECT offset, body FROM verdicts WHERE camera = ? AND stream = ? ORDER BY seq DESC LIMIT 1", identity
+            )
+        )
+        return StreamState(stream, last[0].seq + last[0].count - 1, last[0].received_ns) if last else None
 
     def query(self, wanted: VerdictFilter, *, newest_first: bool = False) -> Iterator[Verdict]:
         """Yield the verdicts that match, by offset. What is pruned or appended meanwhile may be left out."""

@@ -119,19 +119,20 @@ class Reception:
             if self._doors is not None:
                 self._doors.wake()
 
-    def acknowledge(self, tickets: Sequence[Ticket], verdicts: Sequence[Verdict]) -> None:
+    def acknowledge(self, tickets: Sequence[Ticket], journalled: Sequence[tuple[Verdict, bool]]) -> None:
         """Let go of parts whose verdicts are on disk and published, and hand their acknowledgements to the doors.
 
-        Both at one moment: a part that is sent again meanwhile would be answered before those that it came after.
+        `journalled`: each part's verdict, and whether it is one of an earlier time. Both at one moment: a part that is
+        sent again meanwhile would be answered before those that it came after.
         """
         due: list[Acknowledgement] = []
         with self._gate:
-            for ticket, verdict in zip(tickets, verdicts, strict=True):
+            for ticket, (verdict, known) in zip(tickets, journalled, strict=True):
                 self._under_way.pop(ticket.identity, None)
                 if ticket.camera != NO_CAMERA:
                     self._ledger.settled(ticket.camera, ticket.stream)
                 if ticket.reply is not None:
-                    due.append((ticket.reply, verdict, False))
+                    due.append((ticket.reply, verdict, known))
             if due and self._doors is not None:
                 self._doors.acknowledge(due)
 

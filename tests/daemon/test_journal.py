@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from daemon.errors import JournalError
-from daemon.journal import Journal, JournalReader, VerdictFilter
+from daemon.journal import STREAMS_KEPT, Journal, JournalReader, VerdictFilter
 from daemon.messages import Region, Stages, Verdict
 from daemon.outcomes import Outcome, Reason
 from daemon.retention import NS_PER_DAY, Retention
@@ -305,3 +305,41 @@ def test_nothing_that_was_committed_is_lost_to_kills(path: Path) -> None:
         with sqlite3.connect(path) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         connection.close()
+
+
+def test_a_stream_that_was_forgotten_is_known_by_its_verdicts_as_long_as_one_is_kept(path: Path) -> None:
+    with Journal(path) as journal:
+        journal.append([verdict(0, stream=LARGEST), missing(1, 4, stream=LARGEST)])
+        journal.append([verdict(0, stream=stream) for stream in range(STREAMS_KEPT)])
+    with Journal(path, Retention(max_age_days=1)) as journal:
+        assert LARGEST not in {state.stream for state in journal.streams()["left"]}
+        state = journal.stream("left", LARGEST)
+        assert state is not None
+        assert (state.stream, state.last_seq) == (LARGEST, 4)
+        assert journal.stream("left", STREAMS_KEPT) is None
+        while journal.prune(100 * NS_PER_DAY):
+            pass
+        assert journal.stream("left", LARGEST) is None
+
+
+def test_parts_that_have_their_verdict_keep_it_and_the_rest_of_their_batch_is_appended(journal: Journal) -> None:
+    kept = journal.append([verdict(1), missing(3, 2)])
+    given = [verdict(0), verdict(1, score=9.0), verdict(2), verdict(2, score=9.0), verdict(4)]
+    told = journal.append_new(given)
+    assert told == [
+        (replace(given[0], offset=2), False),
+        (kept[0], True),
+        (replace(given[2], offset=3), False),
+        (replace(given[2], offset=3), True),
+        (kept[1], True),
+    ]
+    assert journal.read(0, 10) == [*kept, told[0][0], told[2][0]]
+
+
+def test_an_offset_that_is_taken_is_damage_and_no_part_that_is_known(journal: Journal, path: Path) -> None:
+    journal.append([verdict(0)])
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE position SET next_offset = 0")
+    connection.close()
+    with pytest.raises(JournalError, match="damaged"):
+        journal.append_new([verdict(1)])
