@@ -1,8 +1,8 @@
 """The rules of `seq`: what is a new part, a duplicate, a gap, a new stream. Pure: no clock, no sockets, no threads."""
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from daemon.messages import NO_CAMERA
@@ -48,8 +48,29 @@ class Placement:
 @dataclass(slots=True)
 class _Stream:
     last_seq: int
-    under_way: int = 0
     last_arrival: int = -ALTERNATION
+
+
+@dataclass(slots=True)
+class _Camera:
+    """`streams`: the current one last. `under_way`: verdicts owed by stream, of one that was rolled back too."""
+
+    streams: OrderedDict[int, _Stream] = field(default_factory=OrderedDict)
+    under_way: Counter[int] = field(default_factory=Counter)
+
+    def settle(self, stream: int) -> None:
+        self.under_way[stream] -= 1
+        if not self.under_way[stream]:
+            del self.under_way[stream]
+
+    def forget_oldest(self, most: int, kept: int) -> None:
+        """Forget the oldest streams beyond `most`, but neither the current one, nor `kept`, nor one that owes."""
+        current = next(reversed(self.streams))
+        for stream in list(self.streams):
+            if len(self.streams) <= most:
+                return
+            if stream not in (current, kept) and stream not in self.under_way:
+                del self.streams[stream]
 
 
 class StreamLedger:
@@ -71,7 +92,7 @@ class StreamLedger:
         self._max_streams = max_streams
         self._draw = draw
         self._lookup = lookup
-        self._cameras: dict[str, OrderedDict[int, _Stream]] = {}
+        self._cameras: dict[str, _Camera] = {}
         self._arrivals = 0
 
     def load(self, streams: Mapping[str, Iterable[StreamState]]) -> None:
@@ -80,7 +101,7 @@ class StreamLedger:
         named = [camera for camera in recent if camera != NO_CAMERA]
         for camera in named[: self._max_cameras]:
             newest = sorted(streams[camera], key=lambda state: state.updated_ns)[-self._max_streams :]
-            self._cameras[camera] = OrderedDict((s.stream, _Stream(s.last_seq)) for s in newest)
+            self._cameras[camera] = _Camera(OrderedDict((s.stream, _Stream(s.last_seq)) for s in newest))
 
     @property
     def cameras(self) -> tuple[str, ...]:
@@ -92,7 +113,7 @@ class StreamLedger:
             return True
         if len(self._cameras) >= self._max_cameras:
             return False
-        self._cameras[camera] = OrderedDict()
+        self._cameras[camera] = _Camera()
         return True
 
     def place(self, camera: str, stream: int | None, seq: int) -> Placement:
@@ -102,37 +123,39 @@ class StreamLedger:
         just this part; else to the current one; and a `seq` that runs backwards starts a new stream.
         """
         self._arrivals += 1
-        streams = self._cameras[camera]
+        known = self._cameras[camera]
+        streams = known.streams
         current = next(reversed(streams), None)
         if stream is None:
             stream = self._implicit_stream(streams, seq)
         state = streams.get(stream) or self._recall(camera, stream)
         if state is None:
-            streams[stream] = _Stream(seq, under_way=1, last_arrival=self._arrivals)
-            self._forget_oldest(streams)
+            streams[stream] = _Stream(seq, self._arrivals)
+            known.under_way[stream] += 1
+            known.forget_oldest(self._max_streams, stream)
             return Placement(stream=stream, started=True)
         if seq <= state.last_seq:
             return Placement(stream=stream, duplicate=True)
         missing = seq - state.last_seq - 1
         state.last_seq, state.last_arrival = seq, self._arrivals
-        state.under_way += 1
+        known.under_way[stream] += 1
         streams.move_to_end(stream)
         return Placement(stream=stream, missing=missing, conflict=current is not None and current != stream)
 
     def add_under_way(self, camera: str, stream: int, count: int) -> None:
         """Note `count` more verdicts that the stream owes, for the parts missing before a frame."""
-        self._cameras[camera][stream].under_way += count
+        if count:
+            self._cameras[camera].under_way[stream] += count
 
     def settled(self, camera: str, stream: int) -> None:
         """Note that a verdict of the stream has left."""
-        state = self._cameras[camera].get(stream)
-        if state is not None:
-            state.under_way -= 1
+        self._cameras[camera].settle(stream)
 
     def roll_back(self, camera: str, stream: int) -> None:
-        """Forget the stream: its sender will send every part again that the journal doesn't hold."""
+        """Forget a part under way, and its stream: the sender sends all again that the journal doesn't hold."""
         if camera in self._cameras:
-            self._cameras[camera].pop(stream, None)
+            self._cameras[camera].streams.pop(stream, None)
+            self._cameras[camera].settle(stream)
 
     def _implicit_stream(self, streams: OrderedDict[int, _Stream], seq: int) -> int:
         mine = [(stream, state) for stream, state in reversed(streams.items()) if is_implicit(stream)]
@@ -151,19 +174,9 @@ class StreamLedger:
         if known is None:
             return None
         state = _Stream(known.last_seq)
-        streams = self._cameras[camera]
+        streams = self._cameras[camera].streams
         streams[stream] = state
         # It joins as the oldest: only a new part of it makes it the camera's current stream.
         streams.move_to_end(stream, last=False)
-        state.under_way += 1
-        self._forget_oldest(streams)
-        state.under_way -= 1
+        self._cameras[camera].forget_oldest(self._max_streams, stream)
         return state
-
-    def _forget_oldest(self, streams: OrderedDict[int, _Stream]) -> None:
-        newest = next(reversed(streams))
-        for stream in list(streams):
-            if len(streams) <= self._max_streams:
-                return
-            if stream != newest and not streams[stream].under_way:
-                del streams[stream]

@@ -147,6 +147,19 @@ def test_a_stream_with_parts_under_way_is_never_forgotten() -> None:
     assert all(streams.place("cam", stream, 0).duplicate for stream in range(5))
 
 
+def test_a_stream_of_both_doors_owes_what_is_left_of_it_after_a_roll_back_and_is_then_forgotten_like_others() -> None:
+    streams = ledger(max_streams=1, lookup=lambda _camera, stream: State(7, 1) if stream == 7 else None)
+    streams.place("cam", 7, 2)
+    streams.place("cam", 7, 3)
+    streams.roll_back("cam", 7)
+    streams.place("cam", 7, 3)
+    for stream in (8, 9):
+        streams.settled("cam", 7)
+        streams.place("cam", stream, 0)
+        assert streams.place("cam", 7, 3).duplicate == (stream == 8)
+        streams.settled("cam", stream)
+
+
 Seqs = st.lists(st.integers(min_value=0, max_value=60), max_size=60)
 
 
@@ -197,4 +210,4 @@ def test_memory_of_streams_is_bounded(door_stream: int | None) -> None:
         placement = streams.place("cam", door_stream if door_stream is None else number, 0)
         known[placement.stream] = 0
         streams.settled("cam", placement.stream)
-    assert len(streams._cameras["cam"]) == 3
+    assert len(streams._cameras["cam"].streams) == 3
