@@ -238,6 +238,24 @@ def test_a_damaged_journal_is_reported_and_left_as_it_is(path: Path, damage: str
     assert path.read_bytes()[4096:] == bytes(data)[4096:]
 
 
+def test_a_journal_whose_next_offset_is_below_those_it_holds_is_damaged(path: Path) -> None:
+    with Journal(path) as journal:
+        journal.append([verdict(seq) for seq in range(3)])
+    with sqlite3.connect(path) as connection:
+        connection.execute("DELETE FROM verdicts WHERE offset < 2")
+        connection.execute("UPDATE position SET next_offset = 1")
+    connection.close()
+    with pytest.raises(JournalError, match="is damaged: its next offset is below those it holds"):
+        Journal(path)
+
+
+def test_a_lock_that_a_dead_daemon_left_names_the_one_that_holds_it_now(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    Path(f"{path}.lock").write_text("999999999\n")
+    with Journal(path), pytest.raises(JournalError, match=f"another daemon .process {os.getpid()}.: stop"):
+        Journal(path)
+
+
 def test_folders_that_are_missing_are_made(tmp_path: Path) -> None:
     with Journal(tmp_path / "line" / "state" / "journal.sqlite") as journal:
         assert journal.append([verdict(0)])
