@@ -30,8 +30,9 @@ PARITY: Final = "parity.npz"
 
 _NEEDED: Final = frozenset({INDEX, CALIBRATION, PREVIEW})
 _OPTIONAL: Final = frozenset({PARITY})
-# For people: `fit` writes its report beside the bank, first under the second name.
-_BESIDE: Final = frozenset({"report.html", ".report.html.partial"})
+# For people: the report of a fit, and what may lie there of one that couldn't be written.
+REPORT: Final = "report.html"
+_BESIDE: Final = frozenset({REPORT, f".{REPORT}.partial"})
 
 OutcomeName = Literal["pass", "review", "fail"]
 

@@ -8,12 +8,13 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from patchcore_engine.bank import MANIFEST, MemoryBank
+from patchcore_engine.bank import MANIFEST, REPORT, MemoryBank
 from patchcore_engine.errors import BankError, BankMissingError, BankWriteError
 from patchcore_engine.manifest import Manifest
 
@@ -33,15 +34,18 @@ class BankEntry:
     active: bool
 
 
-def save(bank: MemoryBank, banks: Path, recipe: str) -> Path:
+def save(bank: MemoryBank, banks: Path, recipe: str, report: Callable[[str], str] | None = None) -> Path:
     """Write `bank` as a new version of `recipe` and return its folder. It is there whole or not at all.
 
-    The files and their folder are synced before the folder gets its name. Raises BankWriteError.
+    `report`: makes the HTML of the report beside the bank, told the version's name. The files and their folder are
+    synced before the folder gets its name. Raises BankWriteError, and what `report` raises.
     """
     check_recipe(recipe)
     files = bank.files()
     manifest = Manifest.parse(files[MANIFEST])
     version = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{manifest.version_suffix}"
+    if report is not None:
+        files[REPORT] = report(version).encode()
     home = banks / recipe
     partial: Path | None = None
     try:
@@ -139,8 +143,23 @@ def activate(banks: Path, recipe: str, version: str) -> Path:
         link.replace(folder.parent / ACTIVE)
         _sync_folder(folder.parent)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            link.unlink(missing_ok=True)
         raise BankWriteError(f"{folder.parent / ACTIVE} can't be changed: {error.strerror}.") from error
     return folder
+
+
+def discard(banks: Path, recipe: str, version: str) -> None:
+    """Remove a version that isn't the active one, and its recipe's folder if that is empty then."""
+    home = banks / recipe
+    if active_version(home) == version:
+        return
+    partial = home / f"{_PARTIAL_PREFIX}{os.getpid()}-{version}"
+    with contextlib.suppress(OSError):
+        # No half of it may be taken for a version.
+        (home / version).rename(partial)
+        shutil.rmtree(partial)
+        home.rmdir()
 
 
 def rollback(banks: Path, recipe: str) -> Path:

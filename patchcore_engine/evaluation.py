@@ -1,5 +1,6 @@
 """What an evaluation found: figures, rates beside the stated ones, and every picture's outcome."""
 
+import contextlib
 import json
 import math
 from collections.abc import Sequence
@@ -138,6 +139,8 @@ def write_json(path: Path, value: object) -> None:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise DataError(f"{path} can't be written: {error.strerror}.") from error
 
 

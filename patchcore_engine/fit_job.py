@@ -1,19 +1,20 @@
 """The whole job of `fit`: build a bank, write it, make it the active one, and leave a report beside it."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from patchcore_engine.backbones.extractor import FeatureExtractor
 from patchcore_engine.backbones.registry import BACKBONES, backbone_spec
-from patchcore_engine.bank_store import activate, check_recipe, save
+from patchcore_engine.bank import REPORT
+from patchcore_engine.bank_store import activate, check_recipe, discard, save
 from patchcore_engine.errors import BankWriteError
 from patchcore_engine.fit import FitResult, FitSettings, fit
 from patchcore_engine.fit_report import fit_report
 from patchcore_engine.images import Geometry
 from patchcore_engine.progress import Progress
-from patchcore_engine.report_parts import write_report
 
 _DEFAULT_GEOMETRY = Geometry(resize=256, image_size=224)
 
@@ -48,20 +49,38 @@ def fit_and_activate(
     banks: Path,
     progress: Progress | None = None,
 ) -> FittedBank:
-    """Fit a bank from `pictures`, write it below `banks`, activate it and write its report.html.
+    """Fit a bank from `pictures`, write it below `banks` with its report.html, and activate it.
 
     Nothing is left behind by a fit that fails. Raises PatchcoreError.
     """
     check_recipe(settings.recipe)
+    with _folder(banks):
+        result = fit(pictures, extractor, settings, progress)
+        path = save(result.bank, banks, settings.recipe, lambda version: fit_report(result, version))
+        try:
+            activate(banks, settings.recipe, path.name)
+        except BaseException:
+            discard(banks, settings.recipe, path.name)
+            raise
+    return FittedBank(path, path / REPORT, result)
+
+
+@contextlib.contextmanager
+def _folder(banks: Path) -> Iterator[None]:
+    """Make the folder `banks`; what was made of it and of those above is taken away if the block fails."""
+    made: list[Path] = []
     try:
-        banks.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BankWriteError(f"The folder {banks} can't be made: {error.strerror}.") from error
-    result = fit(pictures, extractor, settings, progress)
-    path = save(result.bank, banks, settings.recipe)
-    report = write_report(path, fit_report(result, path.name))
-    activate(banks, settings.recipe, path.name)
-    return FittedBank(path, report, result)
+        try:
+            made += [folder for folder in (banks, *banks.parents) if not folder.exists()]
+            banks.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BankWriteError(f"The folder {banks} can't be made: {error.strerror}.") from error
+        yield
+    except BaseException:
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def geometry_for(backbone: str, *, resize: int | None = None, image_size: int | None = None) -> Geometry:

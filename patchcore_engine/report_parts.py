@@ -1,6 +1,7 @@
 """The pieces a report is put together from, as HTML."""
 
 import base64
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -129,6 +130,8 @@ def write_report(folder: Path, html: str, name: str = "report.html") -> Path:
         temporary.write_text(html, encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise DataError(f"The report {path} can't be written: {error.strerror}.") from error
     return path
 

@@ -79,6 +79,13 @@ def test_the_json_has_the_figures_at_its_top_level_and_every_picture(evaluation:
     assert written["seconds"]["total"] > 0
 
 
+def test_nothing_is_left_of_a_json_file_that_cannot_get_its_name(tmp_path: Path) -> None:
+    (tmp_path / "out.json").mkdir()
+    with pytest.raises(DataError, match=r"out\.json can't be written"):
+        write_json(tmp_path / "out.json", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+
+
 def test_the_worst_examples_come_worst_first_with_their_heat(evaluation: Evaluation) -> None:
     lowest = [e.result.score for e in evaluation.lowest_defective]
     highest = [e.result.score for e in evaluation.highest_good]

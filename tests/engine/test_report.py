@@ -110,6 +110,13 @@ def test_a_report_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         write_report(tmp_path / "file", "<p>")
 
 
+def test_nothing_is_left_of_a_report_that_cannot_get_its_name(tmp_path: Path) -> None:
+    (tmp_path / "report.html").mkdir()
+    with pytest.raises(DataError, match=r"report\.html can't be written"):
+        write_report(tmp_path, "<p>")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
 def test_a_fits_report_tells_of_a_merged_coreset_and_of_the_share_that_calibrated(tmp_path: Path) -> None:
     plan = CoresetPlan(one_pass=1000, chunk=320)
     settings = parts.settings(coreset_plan=plan, calibration_pictures=12)
