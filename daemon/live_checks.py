@@ -186,7 +186,7 @@ def check_readers(reading: Reading) -> Iterator[Finding]:
     last = reading.last
     subscribers, senders = last.value("subscribers"), last.value("acked_senders")
     deaf = not subscribers and not senders and reading.rise("verdicts_total") > 0
-    detail = f"{subscribers:.0f} subscriptions to verdicts, {senders:.0f} senders at the acked door"
+    detail = f"{subscribers:.0f} readers of verdicts, {senders:.0f} senders at the acked door"
     remedy = "Look at the line controller: verdicts leave and nobody hears them. It gets them again by replay."
     yield _finding("readers", "warning" if deaf else "ok", detail, remedy)
     remedy = "End, or mend, the reader that doesn't read: what it missed it gets by replay."

@@ -10,6 +10,7 @@ from daemon.door_socket import OPEN, Access, DoorSocket
 from daemon.log_limit import LogLimit
 from daemon.messages import HEATMAP_TOPIC, VERDICT_TOPIC, HeatmapHeader, Verdict
 from daemon.sockets import ZmqContext
+from daemon.subscriptions import Subscriptions
 
 log = structlog.get_logger()
 
@@ -18,6 +19,9 @@ MAX_SUBSCRIPTION_BYTES: Final = 4096
 # Subscription messages handled per call, so that no subscriber can hold the publishing thread.
 SUBSCRIPTIONS_PER_CALL: Final = 256
 LINGER_MS: Final = 500
+# As plain numbers: to look at one of pyzmq's flags takes twice as long as to ask the socket.
+EVENTS: Final = int(zmq.EVENTS)
+POLLIN: Final = int(zmq.POLLIN)
 
 
 class Publisher:
@@ -25,7 +29,7 @@ class Publisher:
 
     `high_water_mark`: messages that may wait for one subscriber before further ones are dropped for it. `on_behind` is
     called when that begins for a subscriber, and again when it has read on and falls behind anew.
-    `most_heatmaps`: with more subscriptions to heat maps none are wanted, so that what may wait is bounded in bytes.
+    `most_heatmaps`: with more readers of heat maps none are wanted, so that what may wait is bounded in bytes.
     All methods belong to one thread, which need not be the one that made the object. Raises BindError.
     """
 
@@ -54,25 +58,24 @@ class Publisher:
         self._behind_log = LogLimit()
         self._socket, self.address = self.door.socket, self.door.address
         self._most_heatmaps = most_heatmaps
-        self._verdict_subscriptions = 0
-        self._heatmap_subscriptions = 0
+        self._subscriptions = Subscriptions()
         self._crowded = False
 
     @property
     def subscribers(self) -> int:
-        """Subscriptions to verdicts, of one camera or of all."""
-        return self._verdict_subscriptions
+        """Readers of verdicts, of one camera or of all."""
+        return self._subscriptions.to_verdicts
 
     @property
     def heatmap_subscribers(self) -> int:
-        """Subscriptions to heat maps, of one camera or of all."""
-        return self._heatmap_subscriptions
+        """Readers of heat maps, of one camera or of all."""
+        return self._subscriptions.to_heatmaps
 
     @property
     def heatmaps_wanted(self) -> bool:
         """Whether anyone, and not too many, have subscribed to heat maps; drawing them for nobody would cost time."""
         self.update()
-        return 0 < self._heatmap_subscriptions <= self._most_heatmaps
+        return 0 < self._subscriptions.to_heatmaps <= self._most_heatmaps
 
     def publish(self, verdict: Verdict, heatmap: tuple[HeatmapHeader, bytes] | None = None) -> None:
         """Send a verdict, then its heat map, to whoever has subscribed. Never blocks."""
@@ -87,11 +90,12 @@ class Publisher:
         """Take in waiting subscriptions, or a new key; `publish` does so too, an idle publisher calls it at times."""
         self.door.change_key_if_asked()
         for _ in range(SUBSCRIPTIONS_PER_CALL):
-            try:
-                message = self._socket.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            self._count(message)
+            # Asking first takes a third of the time that an empty socket's exception does.
+            if not int(self._socket.getsockopt(EVENTS)) & POLLIN:
+                break
+            self._subscriptions.note(self._socket.recv(zmq.NOBLOCK, copy=False))
+        if self._subscriptions.count():
+            self._tell_if_crowded()
 
     def close(self) -> None:
         """Close the socket; what subscribers have not fetched yet has LINGER_MS to leave."""
@@ -115,27 +119,12 @@ class Publisher:
             self._socket.send_multipart(parts, zmq.NOBLOCK)
             self._socket.setsockopt(zmq.XPUB_NODROP, 1)
 
-    def _count(self, message: bytes) -> None:
-        change = {b"\1": 1, b"\0": -1}.get(message[:1])
-        if change is None:
-            return
-        topic = message[1:]
-        if _overlap(topic, VERDICT_TOPIC):
-            self._verdict_subscriptions = max(self._verdict_subscriptions + change, 0)
-        if _overlap(topic, HEATMAP_TOPIC):
-            self._heatmap_subscriptions = max(self._heatmap_subscriptions + change, 0)
-            self._tell_if_crowded()
-
     def _tell_if_crowded(self) -> None:
-        crowded = self._heatmap_subscriptions > self._most_heatmaps
+        crowded = self._subscriptions.to_heatmaps > self._most_heatmaps
         if crowded and not self._crowded:
             log.warning(
                 "heatmaps_withheld",
-                subscriptions=self._heatmap_subscriptions,
-                advice="Let readers subscribe to fewer topics, or raise publish.heatmap_subscriptions.",
+                readers=self._subscriptions.to_heatmaps,
+                advice="End readers of heat maps that nobody needs, or raise publish.heatmap_subscriptions.",
             )
         self._crowded = crowded
-
-
-def _overlap(topic: bytes, prefix: bytes) -> bool:
-    return topic.startswith(prefix) or prefix.startswith(topic)

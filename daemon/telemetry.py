@@ -131,8 +131,8 @@ class Telemetry:
         self.journal_commit_seconds = histogram("journal_commit_seconds", "Time of one group commit.", SECONDS_BUCKETS)
         self.journal_failures = counter("journal_failures", "Group commits that failed.")
 
-        self.subscribers = gauge("subscribers", "Subscriptions to the verdict socket.")
-        self.heatmap_subscribers = gauge("heatmap_subscribers", "Subscriptions to heat maps.")
+        self.subscribers = gauge("subscribers", "Connections that have subscribed to verdicts.")
+        self.heatmap_subscribers = gauge("heatmap_subscribers", "Connections that have subscribed to heat maps.")
         self.heatmap_subscribers_limit = gauge(
             "heatmap_subscribers_limit", "publish.heatmap_subscriptions; with more of them no heat maps are published."
         )

@@ -1,14 +1,17 @@
 """Publishing: topics, subscriber counts, and that no subscriber can hold it up."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 import zmq
 
+from daemon import subscriptions
 from daemon.messages import HeatmapHeader, Verdict
 from daemon.outcomes import Outcome
 from daemon.publisher import Publisher
 from tests.daemon.line import Peer
+from tests.daemon.zmtp import RawPeer, message
 
 WELL = Verdict(camera="left", stream=1, seq=2, offset=3, verdict=Outcome.FAIL, captured_ns=0, received_ns=0)
 HEATMAP = HeatmapHeader(
@@ -65,18 +68,58 @@ def test_subscriptions_are_counted_until_their_subscriber_goes(publisher: Publis
         wait_for_subscription(publisher)
 
 
-def test_with_too_many_subscriptions_no_heat_map_is_wanted_until_some_are_gone(publisher: Publisher) -> None:
-    with Peer(zmq.SUB, publisher.address) as first:
-        for topic in (b"heatmap/a", b"heatmap/b", b"heatmap/c", b"heatmap/d"):
-            first.socket.subscribe(topic)
+def test_with_too_many_readers_of_heat_maps_none_is_wanted_until_some_are_gone(publisher: Publisher) -> None:
+    with ExitStack() as readers:
+        for topic in (b"heatmap/a", b"heatmap/b", b"heatmap/", b""):
+            readers.enter_context(Peer(zmq.SUB, publisher.address)).socket.subscribe(topic)
             wait_for_subscription(publisher)
         assert publisher.heatmaps_wanted
-        with Peer(zmq.SUB, publisher.address) as second:
-            second.socket.subscribe(b"heatmap/")
+        with Peer(zmq.SUB, publisher.address) as fifth:
+            fifth.socket.subscribe(b"heatmap/")
             wait_for_subscription(publisher)
             assert not publisher.heatmaps_wanted
         while not publisher.heatmaps_wanted:
             wait_for_subscription(publisher)
+
+
+def test_a_reader_counts_once_and_no_longer_than_it_is_there_whatever_it_says(publisher: Publisher) -> None:
+    with Peer(zmq.SUB, publisher.address) as reader:
+        reader.socket.subscribe(b"heatmap/")
+        wait_for_subscription(publisher)
+        with RawPeer(publisher.address).greet("SUB") as restless:
+            restless.say(message(b"\1heatmap/") * 5 + message(b"\1heatmap/left") + message(b"\1verdict/"))
+            while not publisher.subscribers:
+                wait_for_subscription(publisher)
+            assert publisher.heatmap_subscribers == 2
+            restless.say(message(b"\0heatmap/right") * 9 + message(b"\0heatmap/") * 9 + message(b"\1verdict/left"))
+            restless.say(message(b"\0verdict/") + message(b"\0verdict/left"))
+            while publisher.subscribers:
+                wait_for_subscription(publisher)
+            assert publisher.heatmap_subscribers == 2
+            restless.say(message(b"\0heatmap/left"))
+            while publisher.heatmap_subscribers > 1:
+                wait_for_subscription(publisher)
+            restless.say(message(b"\1heatmap/") * 5 + message(b"\1verdict/"))
+            while not publisher.subscribers:
+                wait_for_subscription(publisher)
+        while publisher.subscribers:
+            wait_for_subscription(publisher)
+        assert (publisher.heatmap_subscribers, publisher.heatmaps_wanted) == (1, True)
+
+
+def test_a_reader_of_more_topics_than_are_remembered_counts_until_it_leaves(
+    publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriptions, "MOST_TOPICS", 3)
+    topics = [b"heatmap/%d" % number for number in range(5)]
+    with RawPeer(publisher.address).greet("SUB") as greedy:
+        greedy.say(b"".join(message(b"\1" + topic) for topic in topics))
+        greedy.say(b"".join(message(b"\0" + topic) for topic in topics) + message(b"\1verdict/"))
+        while not publisher.subscribers:
+            wait_for_subscription(publisher)
+        assert publisher.heatmap_subscribers == 1
+    while publisher.heatmap_subscribers:
+        wait_for_subscription(publisher)
 
 
 def test_a_subscriber_that_reads_nothing_holds_up_neither_publisher_nor_others(publisher: Publisher) -> None:
