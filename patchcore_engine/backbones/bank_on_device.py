@@ -1,7 +1,7 @@
 """A memory bank on the device that the network runs on, and the graph that searches it there."""
 
-from collections.abc import Sequence
-from typing import Any, Final, Literal, NamedTuple
+from collections.abc import Sequence, Set
+from typing import Any, Final, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ prepare_process()
 
 import mindspore  # noqa: E402  (the process must be prepared first)
 from mindspore import Tensor, nn, ops  # noqa: E402
+
+from patchcore_engine.backbones.compiled import give_back  # noqa: E402
 
 # Vectors beyond those asked for that are compared in full, where the products could have misplaced the last ones.
 _SPARE_NEIGHBOURS: Final = 7
@@ -93,23 +95,46 @@ class SearchKind(NamedTuple):
     asked: int
     considered: int
 
+    @classmethod
+    def of(cls, mode: ScoreMode, vectors: int, neighbours: int) -> Self:
+        """Return the kind of a bank with so many vectors and neighbours of each."""
+        return cls(mode, filled_up(vectors), neighbours, min(neighbours + _SPARE_NEIGHBOURS, vectors))
+
+
+class KindGraphs(NamedTuple):
+    """What brings banks of one kind to the device, and what searches them."""
+
+    upload: Any
+    search: Any
+
 
 class SearchGraphs:
-    """The graphs of one extractor, which all its banks share.
-
-    None is forgotten before all are: when a cell goes, MindSpore 2.10 forgets what it compiled for inputs of the same
-    shapes in other cells too, and a batch would wait for the compiler.
-    """
+    """The graphs of one extractor, which all its banks share."""
 
     def __init__(self) -> None:
         self.pick = _PickGraph()
-        self.upload = _UploadGraph()
-        self._searches: dict[SearchKind, _SearchGraph] = {}
+        self._of_kind: dict[SearchKind, KindGraphs] = {}
 
-    def search(self, kind: SearchKind) -> Any:
-        if kind not in self._searches:
-            self._searches[kind] = _SearchGraph(kind.mode, kind.asked, kind.considered)
-        return self._searches[kind]
+    @property
+    def kinds(self) -> Set[SearchKind]:
+        """The kinds that there are graphs for."""
+        return self._of_kind.keys()
+
+    def of(self, kind: SearchKind) -> KindGraphs:
+        if kind not in self._of_kind:
+            search = _SearchGraph(kind.mode, kind.asked, kind.considered)
+            self._of_kind[kind] = KindGraphs(_UploadGraph(), search)
+        return self._of_kind[kind]
+
+    def keep(self, kinds: Set[SearchKind]) -> None:
+        """Give back the graphs of all other kinds."""
+        for kind in self.kinds - kinds:
+            for graph in self._of_kind.pop(kind):
+                give_back(graph)
+
+    def release(self) -> None:
+        self.keep(set())
+        give_back(self.pick)
 
 
 class BankOnDevice:
@@ -139,9 +164,9 @@ class BankOnDevice:
         table = np.zeros((size, asked), np.int32)
         table[:count] = neighbours
         zero = np.zeros(1, np.float32)
-        self._tensors = graphs.upload(*(Tensor(array) for array in (filled, mean, lengths, table, zero)))
-        self.kind = SearchKind(mode, size, asked, min(asked + _SPARE_NEIGHBOURS, count))
-        self._graph = graphs.search(self.kind)
+        self.kind = SearchKind.of(mode, count, asked)
+        upload, self._graph = graphs.of(self.kind)
+        self._tensors = upload(*(Tensor(array) for array in (filled, mean, lengths, table, zero)))
         self.pictures_at_once = pictures_at_once(count, patches, batch_sizes)
 
     def search(self, patches: Any) -> tuple[Any, Any, Any]:

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from patchcore_engine.backbones.bank_on_device import BankOnDevice, SearchGraphs, tensor
+from patchcore_engine.backbones.bank_on_device import BankOnDevice, SearchGraphs, SearchKind, tensor
 from patchcore_engine.backbones.extractor import ExtractorIdentity, ParityBounds
 from patchcore_engine.backbones.mindspore_extractor import NetworkExtractor
 from patchcore_engine.patch_distances import PatchDistances
@@ -76,6 +76,11 @@ class DeviceSearchExtractor:
                 if picked <= batch:
                     self._graphs.pick(patches, tensor(np.zeros(picked, np.int32)))
 
+    def release(self) -> None:
+        self._banks.clear()
+        self._graphs.release()
+        self._extractor.release()
+
     def embed(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         return self._extractor.embed(images)
 
@@ -83,6 +88,9 @@ class DeviceSearchExtractor:
         return DevicePatches(self, self._extractor.embed_on_device(images))
 
     def admit(self, bank: "MemoryBank") -> None:
+        # Banks leave in whatever thread they are collected; their graphs only here, in the one that runs graphs.
+        own = SearchKind.of(bank.manifest.score_mode, *bank.neighbours.shape)
+        self._graphs.keep({own, *(other.kind for other in self._banks.values())})
         resident = self.on_device(bank)
         for size in self.batch_sizes:
             if size <= resident.pictures_at_once:

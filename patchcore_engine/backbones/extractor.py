@@ -61,6 +61,13 @@ class FeatureExtractor(Protocol):
         """Compile every batch size and run each once."""
         ...
 
+    def release(self) -> None:
+        """Give back what was compiled, without harm to other extractors; for one that isn't needed any more.
+
+        The thread that calls `embed` calls it. Whatever is embedded afterwards is compiled anew.
+        """
+        ...
+
     def embed(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return patches float32 [n, grid_h * grid_w, dimension], row-major over the grid.
 

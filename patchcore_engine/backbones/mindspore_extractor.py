@@ -21,6 +21,7 @@ prepare_process()
 import mindspore  # noqa: E402  (the process must be prepared first)
 from mindspore import Tensor, nn  # noqa: E402
 
+from patchcore_engine.backbones.compiled import give_back  # noqa: E402
 from patchcore_engine.backbones.network import PatchNetwork  # noqa: E402
 
 
@@ -42,6 +43,9 @@ class NetworkExtractor(FixedBatchExtractor):
     def embed_on_device(self, images: NDArray[np.uint8]) -> Any:
         """Return what `embed` does as a tensor that stays on the device, with the rows of the padding."""
         return self._network(Tensor(pad_batch(images, self._batch_sizes, self._identity.image_size)))
+
+    def release(self) -> None:
+        give_back(self._network)
 
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         patches: NDArray[np.float32] = self._network(Tensor(images)).asnumpy()

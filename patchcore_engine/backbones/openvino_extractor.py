@@ -104,6 +104,9 @@ class OpenVinoExtractor(FixedBatchExtractor):
             batch_sizes=self._batch_sizes,
         )
 
+    def release(self) -> None:
+        self._requests.clear()
+
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         count = len(images)
         if count not in self._requests:

@@ -62,6 +62,9 @@ class SleepingExtractor:
     def warm_up(self) -> None:
         """Nothing to compile."""
 
+    def release(self) -> None:
+        """Nothing to give back."""
+
     def embed(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return patches float32 [n, grid * grid, dimension]."""
         time.sleep(self.seconds_per_batch)

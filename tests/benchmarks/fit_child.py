@@ -45,6 +45,8 @@ class DrawingExtractor:
 
     def warm_up(self) -> None: ...
 
+    def release(self) -> None: ...
+
     def embed(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         shape = (len(images), SIDE * SIDE)
         first, second = (self._stock[self._random.integers(DRAWN, size=shape)] for _ in range(2))

@@ -115,7 +115,7 @@ def test_banks_of_one_size_share_their_graph_and_leave_with_their_last_user(
         device.admit(own)
     graphs = {id(device.on_device(own)._graph) for own in (first, second, larger)}
     assert len(graphs) == 2
-    assert len(device._graphs._searches) == 2
+    assert len(device._graphs.kinds) == 2
     gone = weakref.ref(device.on_device(larger))
     del larger, own
     gc.collect()

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -91,6 +92,15 @@ def test_an_answer_outlives_the_next_batch(open_openvino: OpenOpenVino) -> None:
     kept = first.copy()
     extractor.embed(IMAGES[1:2])
     np.testing.assert_array_equal(first, kept)
+
+
+def test_one_that_was_released_has_given_back_what_it_compiled_and_compiles_anew(open_openvino: OpenOpenVino) -> None:
+    ours = open_openvino()
+    before = ours.embed(IMAGES[:1])
+    compiled = weakref.ref(ours._requests[1])
+    ours.release()
+    assert compiled() is None
+    np.testing.assert_array_equal(ours.embed(IMAGES[:1]), before)
 
 
 def test_it_serves_a_bank_of_the_reference_engine(
