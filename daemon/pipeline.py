@@ -87,6 +87,7 @@ class Pipeline:
         )
         self._ahead_of_queue, self._ahead_of_engine = self._delivery.from_queue, self._delivery.from_engine
         self._prefetch = Prefetch(max(settings.engine.batch_sizes))
+        self._decoding = threading.Lock()
         self.engine_health = EngineHealth(telemetry, max(settings.engine.batch_sizes))
         self._engine_progress_ns = time.monotonic_ns()
         self._job_since_ns: int | None = None
@@ -125,9 +126,16 @@ class Pipeline:
 
     def run_on_engine(self, call: Callable[[], None]) -> "Future[Exception | None]":
         """Let the engine thread do `call` between two batches; the future tells what it raised."""
-        done: Future[Exception | None] = Future()
-        self._prefetch.add_job(Job(call, done))
-        return done
+        job = Job(call, Future())
+        self._prefetch.add_job(job)
+        return job.done
+
+    def run_after_batch(self, call: Callable[[], None]) -> "Future[Exception | None]":
+        """As `run_on_engine`, but not before all parts were judged that have been taken from the queue by now."""
+        job = Job(call, Future())
+        with self._decoding:
+            self._prefetch.add_job(job, after_batch=True)
+        return job.done
 
     def serve(self, recipes: RecipeSet) -> None:
         """Swap in another set of recipes; a batch that is decoded already keeps the set that it was decoded for."""
@@ -180,7 +188,8 @@ class Pipeline:
         while taken := self._scheduler.take(self._prefetch.wait_for_room(), ahead_ns=self._ahead_of_queue.ns):
             self._reception.made_room()
             self._settle_late(taken.late)
-            self._prefetch.add(self._decode(taken.batch))
+            with self._decoding:
+                self._prefetch.add(self._decode(taken.batch))
         self._prefetch.close()
 
     def _decode(self, tickets: Sequence[Ticket]) -> list[DecodedFrame]:
@@ -214,6 +223,8 @@ class Pipeline:
                 work.done.set_result(failure)
             else:
                 self._judge(work)
+            # It would keep what a reload replaced while the engine waits for the next.
+            del work
 
     def _judge(self, frames: list[DecodedFrame]) -> None:
         self._sequencer.wait_for_room(self._judged_limit)

@@ -25,6 +25,7 @@ class Prefetch:
         self._changed = threading.Condition()
         self._frames: list[DecodedFrame] = []
         self._jobs: deque[Job] = deque()
+        self._jobs_after_batch: list[Job] = []
         self._closed = False
 
     def wait_for_room(self) -> int:
@@ -39,10 +40,13 @@ class Prefetch:
             self._frames.extend(frames)
             self._changed.notify_all()
 
-    def add_job(self, job: Job) -> None:
-        """Let `job` be done before the next batch."""
+    def add_job(self, job: Job, *, after_batch: bool = False) -> None:
+        """Let `job` be done before the next batch, or right after it with all frames that are decoded by now."""
         with self._changed:
-            self._jobs.append(job)
+            if after_batch and self._frames:
+                self._jobs_after_batch.append(job)
+            else:
+                self._jobs.append(job)
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -58,5 +62,7 @@ class Prefetch:
             if self._jobs:
                 return self._jobs.popleft()
             frames, self._frames = self._frames, []
+            self._jobs.extend(self._jobs_after_batch)
+            self._jobs_after_batch.clear()
             self._changed.notify_all()
             return frames or None

@@ -17,6 +17,7 @@ import psutil
 import structlog
 
 from daemon.authenticator import THREAD_NAME as AUTHENTICATOR
+from daemon.changeover import change_over
 from daemon.config import SecuritySettings, Settings, load_settings
 from daemon.descriptors import DescriptorGuard
 from daemon.endpoints import SERVER_KEY
@@ -26,14 +27,14 @@ from daemon.logs import set_up_logging
 from daemon.memory_budget import Footprints, MemoryBudget, footprints, memory_budget
 from daemon.memory_limit import memory_limit
 from daemon.notify import Notifier
-from daemon.recipes import RecipeSet, load_recipes
+from daemon.recipes import load_recipes
 from daemon.security import OPEN_DOORS_ADVICE, open_doors, read_door_keys
 from daemon.self_watch import SelfWatch
 from daemon.state_folder import StateFolder
 from daemon.stations import Stations, open_stations
 from daemon.telemetry import Telemetry
 from daemon.unfinished import UnfinishedGuard
-from patchcore_engine.errors import DeviceError, PatchcoreError
+from patchcore_engine.errors import PatchcoreError
 
 log = structlog.get_logger()
 
@@ -185,7 +186,7 @@ class Service:
 
     def _load(self) -> None:
         stations = self._stations_or_fail()
-        self._rehearse_and_swap(stations, load_recipes(self._settings))
+        change_over(stations.pipeline, load_recipes(self._settings))
         self._require(self._budget().with_resident(psutil.Process().memory_info().rss))
 
     def _budget(self) -> MemoryBudget:
@@ -195,30 +196,6 @@ class Service:
         """Show the budget, and raise MemoryBudgetError unless it fits."""
         self._telemetry.set_memory_budget({share.name: share.bytes for share in budget.shares}, budget.limit.bytes)
         budget.require()
-
-    def _rehearse_and_swap(self, stations: Stations, recipes: RecipeSet) -> None:
-        """Compile, and judge one picture per recipe, on the thread that owns the engine; then let them serve."""
-        serving = stations.pipeline.recipes.extractors()
-
-        health = stations.pipeline.engine_health
-
-        def rehearse() -> None:
-            health.forget_limits()
-            for identity, extractor in recipes.extractors().items():
-                if serving.get(identity) is not extractor:
-                    health.warm_up(extractor)
-            for recipe in recipes.recipes.values():
-                recipe.rehearse()
-
-        failure = stations.pipeline.run_on_engine(rehearse).result()
-        if isinstance(failure, PatchcoreError | DaemonError):
-            raise failure
-        if failure is not None:
-            raise DeviceError(
-                f"The engine failed its trial inspection: {type(failure).__name__}: {failure} Run `patchline doctor`: "
-                "it checks device, weights and banks."
-            ) from failure
-        stations.pipeline.serve(recipes)
 
     def _tick(self) -> None:
         interval_s = TICK_S
@@ -298,7 +275,7 @@ class Service:
             settings = self._settings.model_copy(update={"recipes": settings.recipes, "banks": settings.banks})
             banks = footprints(settings)
             memory_budget(settings, banks, memory_limit(settings.service.memory_bytes), self._banks).require()
-            self._rehearse_and_swap(stations, load_recipes(settings, stations.pipeline.recipes.extractors()))
+            change_over(stations.pipeline, load_recipes(settings, stations.pipeline.recipes.extractors()))
             self._banks = banks
         except (DaemonError, PatchcoreError, RuntimeError, ValueError, OSError) as error:
             return error

@@ -2,10 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import wait
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from daemon.config import load_settings
 from daemon.errors import MessageError
@@ -13,8 +17,10 @@ from daemon.intake import Answer, ReplyToken
 from daemon.messages import FrameHeader
 from daemon.outcomes import Outcome, Reason
 from daemon.pipeline import JUDGED_BYTES
-from daemon.recipes import load_recipes
+from daemon.recipes import RecipeSet, load_recipes
 from daemon.retention import NS_PER_DAY
+from patchcore_engine.images import PreparedImage
+from patchcore_engine.inspector import Inspector
 from tests.daemon.conftest import write_config
 from tests.daemon.serving import until
 from tests.daemon.stages import Line
@@ -212,6 +218,42 @@ def test_a_job_on_the_engine_thread_tells_what_it_raised(make_line: Callable[...
     assert line.pipeline.run_on_engine(lambda: None).result(30) is None
     line.receive(0)
     assert line.published(1)[0].verdict is Outcome.PASS
+
+
+class HeldInspector(Inspector):
+    """Lets a frame wait in the middle of its decoding."""
+
+    def __init__(self, inspector: Inspector) -> None:
+        super().__init__(inspector.extractor, inspector.bank)
+        self.decoding, self.go_on = Event(), Event()
+
+    def prepare(self, image: NDArray[np.uint8]) -> PreparedImage:
+        self.decoding.set()
+        assert self.go_on.wait(60)
+        return super().prepare(image)
+
+
+def test_a_job_after_the_batch_waits_for_the_part_that_is_being_decoded(make_line: Callable[..., Line]) -> None:
+    line = make_line()
+    serving = line.pipeline.recipes
+    caps = serving.recipes["caps"]
+    held = HeldInspector(caps.inspector)
+    line.pipeline.serve(RecipeSet({"caps": replace(caps, inspector=held)}, serving.settings))
+    line.pipeline.start()
+    line.receive(0)
+    assert held.decoding.wait(30)
+
+    def job() -> None:
+        seen.append(line.metric("batch_frames_count"))
+
+    seen: list[float | None] = []
+    with ThreadPoolExecutor() as pool:
+        done = pool.submit(lambda: line.pipeline.run_after_batch(job).result(30))
+        # Without the wait it is done by now: the engine has nothing else to do.
+        assert not wait([done], timeout=0.5).done
+        held.go_on.set()
+        assert done.result(30) is None
+    assert seen == [1]
 
 
 def test_a_recipe_taken_away_while_a_frame_waits_is_unknown(make_line: Callable[..., Line]) -> None:

@@ -49,3 +49,21 @@ def test_a_job_goes_before_the_batch_that_waits_and_the_end_comes_last() -> None
     prefetch.add_job(job)
     prefetch.close()
     assert [prefetch.take(), prefetch.take(), prefetch.take()] == [job, frames, None]
+
+
+def test_a_job_after_the_batch_comes_right_after_it_however_many_frames_follow() -> None:
+    prefetch, frames = Prefetch(4), decoded(3)
+    job = Job(lambda: None, Future())
+    prefetch.add(frames[:1])
+    prefetch.add_job(job, after_batch=True)
+    prefetch.add(frames[1:2])
+    assert prefetch.take() == frames[:2]
+    prefetch.add(frames[2:])
+    assert [prefetch.take(), prefetch.take()] == [job, frames[2:]]
+
+
+def test_a_job_after_the_batch_needs_no_batch() -> None:
+    prefetch = Prefetch(4)
+    job = Job(lambda: None, Future())
+    prefetch.add_job(job, after_batch=True)
+    assert prefetch.take() == job
