@@ -18,7 +18,7 @@ _BOOTSTRAP_SAMPLES: Final = 400
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Threshold:
-    """A score that good parts reach at a stated rate.
+    """A score that good parts reach at a stated rate, or where many are equal, more rarely.
 
     `method`: "empirical" where the good parts themselves support the rate, else "generalised_pareto", a fit to their
     upper tail (Pickands-Balkema-de Haan). `interval`: 95 % interval of the value, from a seeded bootstrap.
@@ -37,7 +37,8 @@ def threshold_at(scores: NDArray[np.float64], rate: float, seed: int) -> Thresho
     """Return the score that a good part reaches with probability `rate`.
 
     `scores`: leave-one-out scores of n good parts, n >= 10. With n >= 1 / rate - 1 the conformal quantile serves: the
-    ceil((n + 1)(1 - rate))-th smallest score; otherwise the tail is extrapolated. Raises CalibrationError.
+    ceil((n + 1)(1 - rate))-th smallest score, or the next float32 above where good parts equal to it would make more
+    than `rate` reach it; otherwise the tail is extrapolated. Raises CalibrationError.
     """
     count = len(scores)
     if count < MINIMUM_PICTURES:
@@ -51,12 +52,12 @@ def threshold_at(scores: NDArray[np.float64], rate: float, seed: int) -> Thresho
     resamples = np.sort(np.random.default_rng(seed).choice(ordered, (_BOOTSTRAP_SAMPLES, count)), axis=1)
     rank = int(np.ceil((count + 1) * (1 - rate) - 1e-9))
     if rank <= count:
-        return Threshold(
-            value=float(ordered[rank - 1]),
-            rate=rate,
-            method="empirical",
-            interval=_interval(resamples[:, rank - 1]),
-        )
+        value = float(ordered[rank - 1])
+        low, high = _interval(resamples[:, rank - 1])
+        if rank > 1 and ordered[rank - 2] == value:
+            value = _next_above(value)
+            high = max(high, value)
+        return Threshold(value=value, rate=rate, method="empirical", interval=(low, high))
     tail_size = max(round(count * _TAIL_FRACTION), _SMALLEST_TAIL)
     location, scale, shape = (float(values[0]) for values in _fit_tail(ordered[None, :], tail_size))
     fraction = tail_size / count
@@ -124,6 +125,11 @@ def _tail_quantile(
     """Return what is exceeded with probability `exceedance`, 0 to 1, also as `shape` goes to 0."""
     # As scipy.stats.genpareto.isf does it, without a module that takes half a second of every start to load.
     return np.asarray(location - scale * boxcox(exceedance, -np.asarray(shape)), dtype=np.float64)
+
+
+def _next_above(score: float) -> float:
+    """Return the next number above in float32, which maps are of: the next float64 would be the same to them."""
+    return float(np.nextafter(np.float32(score), np.float32(np.inf)))
 
 
 def _interval(samples: NDArray[np.float64]) -> tuple[float, float]:

@@ -102,6 +102,37 @@ def test_the_empirical_threshold_is_the_conformal_quantile(count: int, rate: flo
     assert (threshold.method, threshold.value, threshold.rate) == ("empirical", rank, rate)
 
 
+@pytest.mark.parametrize(
+    ("scores", "rate"),
+    [
+        (np.zeros(999), 0.001),
+        (np.full(99, 7.3), 0.01),
+        (np.append(np.linspace(1, 2, 500), np.full(499, 3.1)), 0.001),
+        (np.append(np.full(500, 3.1), np.linspace(4, 5, 499)), 0.5),
+        (np.append(np.linspace(1, 2, 95), [2.5, 3.1, 3.1, 3.1]), 0.02),
+    ],
+    ids=["none differs from the bank", "all alike", "the upper half alike", "the lower half alike", "the worst alike"],
+)
+def test_of_good_parts_with_equal_scores_no_more_reach_the_empirical_threshold_than_its_rate_allows(
+    scores: np.ndarray, rate: float
+) -> None:
+    threshold = threshold_at(scores, rate, seed=0)
+    assert threshold.method == "empirical"
+    assert np.sum(scores >= threshold.value) <= rate * (len(scores) + 1)
+    # Maps are compared in their own precision.
+    assert np.sum(scores.astype(np.float32) >= threshold.value) <= rate * (len(scores) + 1)
+    low, high = threshold.interval
+    assert low <= threshold.value <= high
+    # It is still the score that was chosen, but for the last digit.
+    ranked = np.sort(scores)[int(np.ceil((len(scores) + 1) * (1 - rate))) - 1]
+    assert threshold.value == pytest.approx(ranked, rel=2e-7)
+
+
+def test_a_score_that_others_equal_but_no_more_than_the_rate_is_the_threshold_itself() -> None:
+    scores = np.append(np.linspace(1, 2, 97), [3.1, 3.1])
+    assert threshold_at(scores, 0.02, seed=0).value == 3.1
+
+
 def test_the_interval_of_an_empirical_threshold_is_that_of_its_rank_in_resamples() -> None:
     scores = np.random.default_rng(2).gamma(9, 1, 120)
     threshold = threshold_at(scores, 0.05, seed=3)
