@@ -33,6 +33,7 @@ from patchcore_engine.patch_store import MemoryLimit
 from patchcore_engine.picture_reader import PictureReader
 from patchcore_engine.progress import Advance, NoProgress, Progress
 from patchcore_engine.scoring import ScoreMode, anomaly_maps, map_distances, overlay
+from patchcore_engine.several_nearest import neighbours_of_each
 
 # The random projection takes no larger one.
 _LARGEST_SEED: Final = 2**32 - 1
@@ -142,7 +143,7 @@ def fit(
         del kept
         index = chosen.index
         with clock.stage("neighbours"), progress.stage("neighbours", len(index), "vectors") as advance:
-            neighbours = _bank_neighbours(index, min(settings.n_neighbors, len(index)))
+            neighbours = neighbours_of_each(index.vectors, min(settings.n_neighbors, len(index)))
             advance(len(index))
         with clock.stage("calibrate"), progress.stage("calibration", len(calibrating), "pictures") as advance:
             good = _score_good_pictures(gathering, index, owners, extractor.grid, settings, advance)
@@ -305,16 +306,6 @@ def _too_few(count: int) -> CalibrationError:
         f"{count} good picture(s) are too few to calibrate: at least {MINIMUM_PICTURES} are needed, "
         "50 or more make the thresholds trustworthy."
     )
-
-
-def _bank_neighbours(index: NearestNeighbours, count: int) -> NDArray[np.int32]:
-    """Return int32 [n, count]: each bank vector's nearest, itself first (rounding could put a twin before it)."""
-    _, positions = index.search(index.vectors, count)
-    own = np.arange(len(index))
-    strangers = ~(positions == own[:, None]).any(axis=1)
-    positions[strangers, -1] = own[strangers]
-    order = np.argsort(positions != own[:, None], axis=1, kind="stable")
-    return np.take_along_axis(positions, order, axis=1).astype(np.int32)
 
 
 def _thresholds(good: Sequence[GoodScore], settings: FitSettings) -> Thresholds:

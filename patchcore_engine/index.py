@@ -1,6 +1,7 @@
 """The vectors of a memory bank: kept by faiss, searched exactly."""
 
 import struct
+from functools import cached_property
 from typing import Final, Literal, get_args
 
 import faiss
@@ -11,6 +12,7 @@ from patchcore_engine.certified import CertifiedSearch
 from patchcore_engine.errors import BankDamagedError
 from patchcore_engine.nearest import FlatSearch
 from patchcore_engine.projection import Projection, principal_projection
+from patchcore_engine.several_nearest import SeveralNearest
 
 IndexKind = Literal["flat", "pca"]
 INDEX_KINDS: Final[tuple[IndexKind, ...]] = get_args(IndexKind)
@@ -44,7 +46,7 @@ class NearestNeighbours:
 
     `vectors`: float32 [n, d]. Every kind gives the exact nearest vector: "flat" by comparing all, "pca" by bounds in
     the few dimensions of `projection` that prove most vectors farther (`certified.CertifiedSearch`). Several neighbours
-    are always found by faiss.
+    are always found by comparing all.
     """
 
     def __init__(
@@ -117,7 +119,10 @@ class NearestNeighbours:
         if k == 1:
             squared, positions = self._search.nearest(queries)
             return np.sqrt(squared)[:, None], positions[:, None]
-        squared, positions = self._index.search(queries, k)
-        distances = np.sqrt(np.maximum(squared, 0, out=squared), out=squared)
-        distances[positions < 0] = np.nan
-        return distances, positions
+        squared, positions = self._several.nearest(queries, k)
+        return np.sqrt(squared), positions
+
+    @cached_property
+    def _several(self) -> SeveralNearest:
+        # Not centred: only single queries ask a bank that serves, and the copy would take as much memory as the bank.
+        return SeveralNearest(self.vectors, centred=False)

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from patchcore_engine.errors import CalibrationError
 from patchcore_engine.index import NearestNeighbours
 from patchcore_engine.scoring import ScoreMode, anomaly_maps, map_distances, modelzoo_score, reweighted_score
+from patchcore_engine.several_nearest import SeveralNearest
 
 # Queries compared with the whole bank at a time: 16 MB of products for 16,000 vectors.
 _QUERY_BLOCK: Final = 256
-# A product's rounding may misplace neighbours at nearly the same distance: so many more are compared in full.
-_SPARE_NEIGHBOURS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ class LeaveOneOut:
         self._index = index
         self._owners = owners
         self._vectors = index.vectors
-        self._norms = np.einsum("nd,nd->n", self._vectors, self._vectors)
+        self._search = SeveralNearest(index.vectors, centred=True)
         self._n_neighbors = n_neighbors
         self._reweight = reweight
         self._score_mode = score_mode
@@ -117,16 +116,5 @@ class LeaveOneOut:
 
         Where there are fewer, NaN and -1 stand in their place.
         """
-        products = queries @ self._vectors.T
-        products *= -2
-        products += self._norms
-        products[self._owners == pictures[:, None]] = np.inf
-        asked = min(count + _SPARE_NEIGHBOURS, len(self._index))
-        positions = np.argpartition(products, asked - 1, axis=1)[:, :asked]
-        differences = self._vectors[positions] - queries[:, None]
-        squared = np.einsum("qkd,qkd->qk", differences, differences)
-        missing = np.take_along_axis(products, positions, axis=1) == np.inf
-        squared[missing], positions[missing] = np.inf, -1
-        order = np.argsort(squared, axis=1)[:, :count]
-        squared, positions = np.take_along_axis(squared, order, axis=1), np.take_along_axis(positions, order, axis=1)
-        return np.where(positions < 0, np.nan, np.sqrt(squared)), positions
+        squared, positions = self._search.nearest(queries, count, self._owners == pictures[:, None])
+        return np.sqrt(squared), positions
