@@ -23,6 +23,10 @@ RECONNECT_MS: Final = 50
 RECONNECT_MAX_MS: Final = 200
 # Verdicts kept while those before them are replayed; what comes on top is replayed too.
 AHEAD_LIMIT: Final = 1000
+# How long verdicts may come and wait here for an answer of replay; a cut network takes it ten seconds to come back.
+REPLAY_SILENT_S: Final = 15.0
+# A longer pause between two verdicts counts as this: the daemon, or whoever reads here, may have been away.
+LONGEST_STEP_S: Final = 5.0
 MESSAGES_PER_TURN: Final = 100
 
 
@@ -34,6 +38,8 @@ class VerdictStream:
     Verdicts that the journal no longer holds are reported in their place: by `on_lost(error)` if given, else `next`
     raises the OffsetsLostError; either way the iteration can go on after it.
     A verdict that could not be journalled has no offset; it is yielded when it comes, and can't be replayed.
+    Where verdicts come but can't be handed out in order because replay has not answered for REPLAY_SILENT_S, `next`
+    raises NotRunningError, and may be called again. A daemon that is down is waited for.
     `keys`: for a daemon that asks for them.
 
     Not thread-safe. A line controller that keeps `position` after acting on a verdict misses none when it restarts.
@@ -52,6 +58,7 @@ class VerdictStream:
     ) -> None:
         self.timeout = timeout
         self.replayed = 0
+        self._addresses = verdicts_address, replay_address
         self._cameras = frozenset(cameras) if cameras is not None else None
         self._on_lost = on_lost
         self._context: ZmqContext = zmq.Context()
@@ -77,6 +84,9 @@ class VerdictStream:
         self._request_tail: Verdict | None = None
         self._requests = 0
         self._ask_at = self._patient_until = 0.0
+        # How long verdicts have come without any of them, or replay, moving on; and when the last one came.
+        self._held_s = 0.0
+        self._held_at = time.monotonic()
 
     @property
     def position(self) -> int | None:
@@ -96,7 +106,7 @@ class VerdictStream:
         return verdict
 
     def next(self, timeout_s: float | None = None) -> Verdict | None:
-        """Return the next verdict, or None when `timeout_s` is over. May raise OffsetsLostError."""
+        """Return the next verdict, or None when `timeout_s` is over. May raise OffsetsLostError, NotRunningError."""
         deadline = time.monotonic() + timeout_s if timeout_s is not None else None
         while True:
             while self._ready:
@@ -140,6 +150,14 @@ class VerdictStream:
         with contextlib.suppress(zmq.Again):
             while self._replay in ready:
                 self._take_reply(self._replay.recv_multipart(zmq.NOBLOCK))
+        if self._held_s > REPLAY_SILENT_S:
+            self._move_on()
+            verdicts, replay = self._addresses
+            raise NotRunningError(
+                f"Verdicts come from {verdicts}, but the daemon's replay door at {replay} has not answered for "
+                f"{REPLAY_SILENT_S:g} s, so none can be handed out in order. Is the address right, and does a firewall "
+                "let it through?"
+            )
 
     def _ask(self) -> None:
         """Ask for what is missing, or for the daemon's position when it is time."""
@@ -166,16 +184,27 @@ class VerdictStream:
             else:
                 self._take(verdict)
                 self._catch_up()
+                if self._ahead:
+                    self._hold()
                 if self._ahead and self._request is None:
                     self._ask_at = self._patient_until
 
+    def _hold(self) -> None:
+        """Note that a verdict has come which must wait for replay."""
+        now = time.monotonic()
+        self._held_s += min(now - self._held_at, LONGEST_STEP_S)
+        self._held_at = now
+
+    def _move_on(self) -> None:
+        self._held_s, self._held_at = 0.0, time.monotonic()
+
     def _take(self, verdict: Verdict) -> None:
         offset = verdict.offset if verdict.offset is not None else -1
-        if self._expected is None or (offset > self._expected and len(self._ahead) < AHEAD_LIMIT):
-            self._ahead[offset] = verdict
-        elif offset == self._expected:
+        if offset == self._expected:
             self._ahead.pop(offset, None)
             self._deliver(verdict, offset)
+        elif (self._expected is None or offset > self._expected) and len(self._ahead) < AHEAD_LIMIT:
+            self._ahead[offset] = verdict
 
     def _catch_up(self) -> None:
         """Move on what is no longer ahead; whatever still is shows that verdicts are missing."""
@@ -186,9 +215,11 @@ class VerdictStream:
         self._ready.append(verdict)
         self._tail = verdict
         self._expected = offset + 1
+        self._move_on()
 
     def _take_reply(self, message: list[bytes]) -> None:
         reply = parse(ReplayReply, message[-1])
+        self._move_on()
         request = self._request
         if request is None or reply.id != request.id:
             return

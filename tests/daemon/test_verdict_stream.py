@@ -1,5 +1,6 @@
 """`VerdictStream` against real doors that lose messages, crash, prune and empty their journal."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,10 +8,14 @@ import pytest
 
 from daemon.client import (
     FrameSender,
+    NotRunningError,
     OffsetsLostError,
+    Outcome,
     VerdictStream,
 )
 from daemon.messages import Verdict
+from daemon.replay import Replay
+from daemon.verdict_stream import AHEAD_LIMIT
 from tests.daemon.line import PATIENCE_S, PNG, Line
 
 
@@ -189,3 +194,86 @@ def test_a_replay_that_fails_for_a_while_delays_but_loses_nothing(line: Line, st
     assert stream.next(0.2) is None
     line.journal.failing = False
     assert take(stream, 3) == [0, 1, 2]
+
+
+def passed(seq: int) -> Verdict:
+    return Verdict(camera="left", stream=1, seq=seq, verdict=Outcome.PASS, captured_ns=0, received_ns=0)
+
+
+def publish(line: Line, stream: VerdictStream, count: int) -> None:
+    """Publish verdicts that `stream` has received when this returns, though it may hand out none of them.
+
+    One without an offset follows each batch, and is handed out as it comes.
+    """
+    for _ in range(0, count, 50):
+        for _ in range(50):
+            line.publish(line.journal.append(passed(len(line.journal.verdicts))))
+        line.publish(passed(-1))
+        assert next(stream).offset is None
+
+
+@contextlib.contextmanager
+def replay_at(address: str, line: Line) -> Iterator[None]:
+    replay = Replay(line.context, address, line.journal)
+    replay.start()
+    try:
+        yield
+    finally:
+        replay.stop()
+
+
+def wait_for_subscription(line: Line, stream: VerdictStream) -> None:
+    line.publish(passed(-1))
+    while stream.next(0.01) is None:
+        line.publish(passed(-1))
+    while stream.next(0.05) is not None:
+        pass
+
+
+def test_a_stream_that_cant_reach_replay_keeps_no_more_than_its_limit_and_loses_nothing(
+    line: Line, tmp_path: Path
+) -> None:
+    with VerdictStream(line.verdicts, f"ipc://{tmp_path}/later", timeout=PATIENCE_S) as stream:
+        wait_for_subscription(line, stream)
+        publish(line, stream, 5000)
+        assert stream.next(0.05) is None
+        with replay_at(f"ipc://{tmp_path}/later", line):
+            assert take(stream, 5000) == list(range(5000))
+        assert stream.replayed >= 5000 - AHEAD_LIMIT
+
+
+@pytest.mark.parametrize("from_offset", [None, 0])
+def test_a_stream_whose_verdicts_wait_for_a_replay_that_never_answers_says_so_and_goes_on(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, from_offset: int | None
+) -> None:
+    monkeypatch.setattr("daemon.verdict_stream.REPLAY_SILENT_S", 0.2)
+    send(line, 1)
+    address = f"ipc://{tmp_path}/later"
+    with VerdictStream(line.verdicts, address, from_offset=from_offset, timeout=0.02) as stream:
+        wait_for_subscription(line, stream)
+        for _ in range(2):
+            with pytest.raises(NotRunningError, match=f"replay door at {address} has not answered") as told:
+                read_until_told(line, stream)
+            assert line.verdicts in str(told.value)
+        stream.timeout = PATIENCE_S
+        first, end = 1 if from_offset is None else from_offset, len(line.journal.verdicts)
+        with replay_at(address, line):
+            assert take(stream, end - first) == list(range(first, end))
+
+
+def read_until_told(line: Line, stream: VerdictStream) -> None:
+    for _ in range(1000):
+        line.publish(line.journal.append(passed(len(line.journal.verdicts))))
+        with contextlib.suppress(TimeoutError):
+            pytest.fail(f"{next(stream)} was handed out, not knowing what came before it")
+
+
+def test_a_replay_that_is_silent_while_no_verdict_waits_is_no_trouble(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daemon.verdict_stream.REPLAY_SILENT_S", 0.0)
+    with VerdictStream(line.verdicts, f"ipc://{tmp_path}/nobody", from_offset=0, timeout=PATIENCE_S) as stream:
+        wait_for_subscription(line, stream)
+        send(line, 20)
+        assert take(stream, 20) == list(range(20))
+        assert stream.next(0.05) is None

@@ -10,7 +10,7 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from daemon.commands.watch import watch
-from daemon.errors import ArchiveError
+from daemon.errors import ArchiveError, NotRunningError
 from daemon.heatmap_files import HeatmapFiles
 from daemon.messages import HeatmapHeader, Verdict
 from daemon.outcomes import Outcome, Reason
@@ -113,6 +113,23 @@ def test_an_absent_daemon_is_told(tmp_path: Path) -> None:
 
     assert result.exit_code == 1
     assert "Waiting for a daemon" in result.output
+
+
+def test_a_replay_door_that_never_answers_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daemon.verdict_stream.REPLAY_SILENT_S", 0.2)
+    nobody = f"ipc://{tmp_path}/nobody"
+    with Line(tmp_path) as line:
+        results: list[Result] = []
+        arguments = ["--address", line.verdicts, "--replay", nobody]
+        watcher = threading.Thread(target=lambda: results.append(CliRunner().invoke(app, arguments)))
+        watcher.start()
+        with PushCamera(line.push, "left") as sender:
+            while watcher.is_alive():
+                sender.send(PNG)
+                watcher.join(0.02)
+
+    assert isinstance(results[0].exception, NotRunningError)
+    assert nobody in str(results[0].exception)
 
 
 @pytest.fixture
