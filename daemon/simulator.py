@@ -17,6 +17,7 @@ from daemon.defects import DEFECTS, Defect
 from daemon.drawing import DrawnPart, draw_part
 from patchcore_engine.errors import NoPicturesError
 from patchcore_engine.images import PICTURE_SUFFIXES, encode_png, read
+from patchcore_engine.path_text import path_text
 
 Encoding = Literal["raw", "jpeg", "png"]
 
@@ -127,7 +128,8 @@ def _file_frame(path: Path, folder: Path, encoding: Encoding | None) -> Simulate
         payload, header = path.read_bytes(), {"encoding": stored}
     else:
         payload, header = encode_frame(read(path), encoding or "png")
-    return SimulatedFrame(part=path.relative_to(folder).as_posix(), payload=payload, header=header, truth=None)
+    part = path_text(path.relative_to(folder).as_posix())
+    return SimulatedFrame(part=part, payload=payload, header=header, truth=None)
 
 
 def write_data_set(

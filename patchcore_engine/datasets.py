@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from patchcore_engine.errors import DataError, NoPicturesError
 from patchcore_engine.images import list_pictures, read
+from patchcore_engine.path_text import path_text
 
 GOOD = "good"
 
@@ -86,13 +87,15 @@ def evaluation_set(data: Path, category: str) -> EvaluationSet:
     folders = sorted(_folders(test), key=lambda folder: (folder.name != GOOD, folder.name))
     ground_truth = data / category / "ground_truth"
     pictures = [
-        LabelledPicture(path, folder.name, None if folder.name == GOOD else _mask_of(path, ground_truth / folder.name))
+        LabelledPicture(
+            path, path_text(folder.name), None if folder.name == GOOD else _mask_of(path, ground_truth / folder.name)
+        )
         for folder in folders
         for path in list_pictures(folder)
     ]
     if not pictures:
         raise NoPicturesError(f"{test} holds no pictures: an evaluation needs test/good and test/<defect>.")
-    return EvaluationSet(category, tuple(pictures))
+    return EvaluationSet(path_text(category), tuple(pictures))
 
 
 def read_mask(picture: LabelledPicture, frame_height: int, frame_width: int) -> NDArray[np.uint8]:
@@ -107,8 +110,8 @@ def read_mask(picture: LabelledPicture, frame_height: int, frame_width: int) -> 
         mask = mask.max(axis=2)
     if mask.shape != (frame_height, frame_width):
         raise DataError(
-            f"{picture.mask_path} is {mask.shape[1]} x {mask.shape[0]} pixels, "
-            f"but {picture.path} is {frame_width} x {frame_height}."
+            f"{path_text(picture.mask_path)} is {mask.shape[1]} x {mask.shape[0]} pixels, "
+            f"but {path_text(picture.path)} is {frame_width} x {frame_height}."
         )
     return mask
 
@@ -119,7 +122,8 @@ def _mask_of(path: Path, folder: Path) -> Path | None:
     for mask in (folder / f"{path.stem}_mask.png", folder / f"{path.stem}.png"):
         if mask.is_file():
             return mask
-    raise DataError(f"{path} has no mask: {folder / f'{path.stem}_mask.png'} is missing.")
+    missing = folder / f"{path.stem}_mask.png"
+    raise DataError(f"{path_text(path)} has no mask: {path_text(missing)} is missing.")
 
 
 def _require_category(data: Path, category: str) -> None:

@@ -15,6 +15,7 @@ from patchcore_engine.evaluation import Evaluation, Example, PictureResult, Time
 from patchcore_engine.images import PreparedImage, prepare_named, read
 from patchcore_engine.inspector import Inspection, Inspector, inspect_batch
 from patchcore_engine.metrics import PixelScores, auroc, f1_max, rate, roc_curve
+from patchcore_engine.path_text import path_text
 from patchcore_engine.progress import NoProgress, Progress
 
 EXAMPLES = 6
@@ -78,7 +79,9 @@ def evaluate(
             clock.score += found.score_ns
             for (picture, prepared, mask), inspection in zip(batch, found.inspections, strict=True):
                 if inspection is None:
-                    raise DataError(f"{picture.path} has a score that is no number: check the weights and the picture.")
+                    raise DataError(
+                        f"{path_text(picture.path)} has a score that is no number: check the weights and the picture."
+                    )
                 result = _result(picture, inspection)
                 results.append(result)
                 if pixel_scores is not None and mask is not None:
@@ -125,7 +128,7 @@ def _read(
 
 def _result(picture: LabelledPicture, inspection: Inspection) -> PictureResult:
     return PictureResult(
-        path=Path(*picture.path.parts[-3:]).as_posix(),
+        path=path_text(Path(*picture.path.parts[-3:])),
         defect=picture.defect,
         outcome=inspection.outcome,
         score=inspection.score,

@@ -30,6 +30,7 @@ from patchcore_engine.merged_coreset import CoresetPlan
 from patchcore_engine.parity import check_parity, with_parity_set
 from patchcore_engine.patch_gathering import BankVectors, PatchGathering, Wanted, open_gathering
 from patchcore_engine.patch_store import MemoryLimit
+from patchcore_engine.path_text import path_text
 from patchcore_engine.picture_reader import PictureReader
 from patchcore_engine.progress import Advance, NoProgress, Progress
 from patchcore_engine.scoring import ScoreMode, anomaly_maps, map_distances, overlay
@@ -215,8 +216,8 @@ def _check_numbers(patches: NDArray[np.float32], pictures: Sequence[Path]) -> No
     for path, squares in zip(pictures, np.einsum("np,np->n", flat, flat), strict=True):
         if not np.isfinite(squares):
             raise DataError(
-                f"{path} has patches that are no numbers: check the weights and the device; float16 overflows where "
-                "float32 doesn't."
+                f"{path_text(path)} has patches that are no numbers: check the weights and the device; float16 "
+                "overflows where float32 doesn't."
             )
 
 
@@ -291,7 +292,7 @@ def _manifest(
         heat_median=float(np.median([entry.map_median for entry in good])),
         pictures=gathering.pictures,
         calibrated=len(good) if len(good) < gathering.pictures else None,
-        skipped=tuple(path.name for path in reader.skipped),
+        skipped=tuple(path_text(path.name) for path in reader.skipped),
         data_digest=reader.digest(),
         seed=settings.seed,
         libraries={name: library_version(name) for name in _LIBRARIES}

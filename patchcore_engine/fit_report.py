@@ -11,6 +11,7 @@ from patchcore_engine.evaluation import percent
 from patchcore_engine.fit import FitResult
 from patchcore_engine.images import read
 from patchcore_engine.manifest import Manifest, ThresholdEntry
+from patchcore_engine.path_text import path_text
 from patchcore_engine.report_parts import Figure
 
 _UNUSUAL = 6
@@ -79,7 +80,7 @@ def _most_unusual(result: FitResult) -> Iterator[tuple[NDArray[np.uint8], str, s
     geometry = result.bank.manifest.geometry
     for position in np.argsort(-result.picture_scores)[:_UNUSUAL]:
         path = result.calibrated[position]
-        yield geometry.prepare(read(path)).pixels, f"score {result.picture_scores[position]:.3f}", path.name
+        yield geometry.prepare(read(path)).pixels, f"score {result.picture_scores[position]:.3f}", path_text(path.name)
 
 
 def _threshold_figure(name: str, entry: ThresholdEntry) -> Figure:

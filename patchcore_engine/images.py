@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from patchcore_engine import MAX_IMAGE_PIXELS
 from patchcore_engine.errors import DataError, GeometryError, ImageTooLargeError, UndecodableImageError
+from patchcore_engine.path_text import path_text
 from patchcore_engine.picture_header import check_picture
 
 PICTURE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
@@ -140,7 +141,7 @@ def read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path} can't be read: {error.strerror}.") from error
+        raise DataError(f"{path_text(path)} can't be read: {error.strerror}.") from error
 
 
 def decode_named(data: bytes, path: Path) -> NDArray[np.uint8]:
@@ -148,7 +149,7 @@ def decode_named(data: bytes, path: Path) -> NDArray[np.uint8]:
     try:
         return decode(data)
     except DataError as error:
-        raise type(error)(f"{path}: {error}") from error
+        raise type(error)(f"{path_text(path)}: {error}") from error
 
 
 def read(path: Path) -> NDArray[np.uint8]:
@@ -161,7 +162,7 @@ def prepare_named(geometry: Geometry, image: NDArray[np.uint8], path: Path) -> P
     try:
         return geometry.prepare(image)
     except GeometryError as error:
-        raise DataError(f"{path}: {error}") from error
+        raise DataError(f"{path_text(path)}: {error}") from error
 
 
 def list_pictures(folder: Path) -> list[Path]:

@@ -9,6 +9,7 @@ from patchcore_engine.errors import DataError, GeometryError, NoPicturesError
 from patchcore_engine.frame_overlay import frame_overlay
 from patchcore_engine.images import encode_png, list_pictures, read
 from patchcore_engine.inspector import Inspection, Inspector
+from patchcore_engine.path_text import path_text
 
 _NO_NUMBER = "The score is no number: check the weights and the picture."
 
@@ -65,7 +66,7 @@ def inspect_files(inspector: Inspector, paths: Sequence[Path], output: Path | No
             yield InspectedFile(path, None, str(error))
             continue
         except GeometryError as error:
-            yield InspectedFile(path, None, f"{path}: {error}")
+            yield InspectedFile(path, None, f"{path_text(path)}: {error}")
             continue
         if inspection is None:
             yield InspectedFile(path, None, _NO_NUMBER)

@@ -60,6 +60,7 @@ def eval_(
     from patchcore_engine.evaluate import evaluate
     from patchcore_engine.evaluation import write_json
     from patchcore_engine.evaluation_report import evaluation_report
+    from patchcore_engine.path_text import path_text
     from patchcore_engine.published import read_published
     from patchcore_engine.report_parts import write_report
 
@@ -91,13 +92,13 @@ def eval_(
             if not every:
                 raise
             typer.echo(f"{name}: {error}", err=True)
-            failed[name] = str(error)
+            failed[path_text(name)] = path_text(str(error))
             continue
         evaluations.append(found)
         if not every:
             console.print(_rates_table(found))
             console.print(_comparison_table(found, published))
-        console.print(f"report: {written}", soft_wrap=True, highlight=False)
+        console.print(f"report: {path_text(written)}", soft_wrap=True, highlight=False)
     if every:
         console.print(_categories_table(evaluations, published))
     if json_file is not None:

@@ -160,6 +160,8 @@ def _show(fitted: "FittedBank") -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from patchcore_engine.path_text import path_text
+
     manifest = fitted.result.bank.manifest
     table = Table(
         title=f"Bank {manifest.recipe}", title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0)
@@ -174,8 +176,8 @@ def _show(fitted: "FittedBank") -> None:
     share = "the" if manifest.calibrated is None else f"{manifest.calibrated:,} of the"
     table.add_row("calibration", f"leave-one-out on {share} good pictures")
     table.add_row("time", ", ".join(f"{name} {seconds:.1f} s" for name, seconds in manifest.seconds.items()))
-    table.add_row("bank", str(fitted.path))
-    table.add_row("report", str(fitted.report))
+    table.add_row("bank", path_text(fitted.path))
+    table.add_row("report", path_text(fitted.report))
     Console().print(table)
 
 

@@ -43,6 +43,7 @@ def inspect(
 
     from patchcore_engine.errors import DataError
     from patchcore_engine.inspect_files import inspect_files, pictures_in
+    from patchcore_engine.path_text import path_text
 
     paths = pictures_in(pictures)
     loaded = load_bank(bank)
@@ -74,7 +75,7 @@ def inspect(
     if not as_json:
         Console().print(table)
         if output is not None:
-            typer.echo(f"heat maps: {output}")
+            typer.echo(f"heat maps: {path_text(output)}")
     if unreadable:
         raise DataError(f"{unreadable} of {len(paths)} pictures couldn't be inspected.")
 
@@ -83,7 +84,9 @@ def _short(path: Path) -> str:
     """Return folder and name, enough to know a picture by and short enough for a table."""
     from rich.markup import escape
 
-    return escape(str(Path(*path.parts[-2:])))
+    from patchcore_engine.path_text import path_text
+
+    return escape(path_text(Path(*path.parts[-2:])))
 
 
 def _cells(found: dict[str, Any]) -> list[str]:

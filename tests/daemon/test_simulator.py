@@ -1,4 +1,5 @@
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,11 @@ def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
         SimulatedCamera.replay(tmp_path)
     with pytest.raises(NoPicturesError, match="is no folder"):
         SimulatedCamera.replay(tmp_path / "absent")
+
+
+def test_replay_names_a_part_in_text_where_its_file_s_name_is_none(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"Geh\xe4use.png")).write_bytes(encode_png(np.zeros((8, 8), np.uint8)))
+    assert [frame.part for frame in SimulatedCamera.replay(tmp_path).frames()] == ["Geh\\xe4use.png"]
 
 
 def test_a_drawing_camera_tells_the_truth_of_each_part() -> None:
