@@ -13,7 +13,8 @@ ADVICE: Final[Mapping[Reason, str]] = {
     Reason.BAD_GEOMETRY: "Mend the header that the camera sends: shape, dtype, color and bits must fit the payload.",
     Reason.MALFORMED: "Mend what sends this: docs/wire-format.md says what a header holds.",
     Reason.UNKNOWN_RECIPE: "Add the camera to [recipes.NAME] cameras, or the recipe that it names, and reload.",
-    Reason.TOO_MANY_CAMERAS: "Raise intake.max_cameras and restart, or find what sends under changing names.",
+    Reason.TOO_MANY_CAMERAS: "List the camera in a recipe by its name, raise intake.max_cameras and restart, or find "
+    "what sends under changing names.",
     Reason.ENGINE_ERROR: "Run `patchline doctor`; restart the daemon if the device was reset.",
     Reason.SHUTTING_DOWN: "Raise service.drain_s if the line must drain fully.",
     Reason.JOURNAL_UNAVAILABLE: "Make room on the journal's disk, or mend it; the daemon goes on by itself.",

@@ -13,7 +13,7 @@ from daemon.errors import JournalError
 from daemon.heatmaps import draw_overlay, encode_heatmap
 from daemon.intake import Doors
 from daemon.log_limit import LogLimit
-from daemon.messages import NO_CAMERA, FrameHeader, HeatmapHeader, Verdict
+from daemon.messages import FrameHeader, HeatmapHeader, Verdict
 from daemon.outcomes import Reason
 from daemon.reception import Reception
 from daemon.refusal_log import RefusalLog
@@ -148,15 +148,15 @@ class Delivery:
             self._tell_known(tickets, journalled)
         for ticket, verdict in new:
             self._publish(ticket, verdict)
+        # Before they are let go: a camera that owes nothing may lose its place, and its labels with it.
+        for ticket, verdict in new:
+            self._count(ticket, verdict)
         self._reception.acknowledge(tickets, journalled)
         self._observe_way(tickets)
         if self._archive is not None:
             for ticket, verdict in new:
                 if ticket.judgement is not None and ticket.header is not None and ticket.payload is not None:
                     self._archive.offer(verdict, ticket.header, ticket.payload, partial(draw_overlay, ticket.judgement))
-        cameras = self._reception.cameras
-        for ticket, verdict in new:
-            self._count(ticket, verdict, ticket.camera if ticket.camera in cameras else NO_CAMERA)
 
     def _tell_known(self, tickets: Sequence[Ticket], journalled: Sequence[tuple[Verdict, bool]]) -> None:
         for ticket, (verdict, known) in zip(tickets, journalled, strict=True):
@@ -205,12 +205,12 @@ class Delivery:
             heatmap = encode_heatmap(verdict, ticket.judgement, self._heatmaps)
         self._publisher.publish(verdict, heatmap)
 
-    def _count(self, ticket: Ticket, verdict: Verdict, camera_label: str) -> None:
+    def _count(self, ticket: Ticket, verdict: Verdict) -> None:
         self._refusals.tell(verdict)
         now_ns = time.monotonic_ns()
         publish_us = (now_ns - ticket.settled_monotonic_ns) // 1000
         self._telemetry.count_verdict(
-            replace(verdict, stages=replace(verdict.stages, publish=publish_us)), camera_label
+            replace(verdict, stages=replace(verdict.stages, publish=publish_us)), ticket.camera
         )
         if verdict.score is not None and verdict.recipe is not None:
             seconds = (now_ns - ticket.received_monotonic_ns) / 1e9

@@ -27,6 +27,8 @@ SPARE_SHARE: Final = 1 / 16
 # A camera's streams beyond these are forgotten at start-up, and known from then on by those of their verdicts that are
 # kept: nobody resends a part of longer ago.
 STREAMS_KEPT: Final = 1000
+# And of all cameras: names may be new for ever.
+ALL_STREAMS_KEPT: Final = 100_000
 # Without this much room, writing again would fail again at once.
 LEAST_FREE_BYTES: Final = 4 * 2**20
 
@@ -66,6 +68,19 @@ class Journal(JournalReader):
     def size_bytes(self) -> int:
         """Bytes on disk, write-ahead log included; 0 where the file is away."""
         return _size(self.path) + _size(Path(f"{self.path}-wal"))
+
+    def kept_streams(self, now_ns: int) -> dict[str, list[StreamState]]:
+        """Return the streams, as `streams` does, of cameras of which a verdict is kept and has not expired.
+
+        `now_ns`: Unix time. Raises JournalError.
+        """
+        cutoff_ns = self._retention.cutoff_ns(now_ns)
+        return {
+            camera: states
+            for camera, states in self.streams().items()
+            if (cutoff_ns is None or states[-1].updated_ns >= cutoff_ns)
+            and self._file.rows("SELECT 1 FROM verdicts WHERE camera = ? LIMIT 1", (camera,))
+        }
 
     def append(self, verdicts: Sequence[Verdict]) -> list[Verdict]:
         """Commit all of `verdicts` in one transaction and return them with their offsets.
@@ -174,13 +189,14 @@ class Journal(JournalReader):
             self._file.vacuum(min(surplus, VACUUMED_PAGES))
 
     def _forget_old_streams(self) -> int:
-        """Bound the streams of each camera; return the newest `updated_ns`."""
+        """Bound the streams of each camera and of all; return the newest `updated_ns`."""
         with self._file.transaction() as connection:
             connection.execute(
                 "DELETE FROM streams WHERE (camera, stream) IN (SELECT camera, stream FROM ("
-                "SELECT camera, stream, row_number() OVER (PARTITION BY camera ORDER BY updated_ns DESC) AS place "
-                "FROM streams) WHERE place > ?)",
-                (STREAMS_KEPT,),
+                "SELECT camera, stream, row_number() OVER (PARTITION BY camera ORDER BY updated_ns DESC) AS place, "
+                "row_number() OVER (ORDER BY updated_ns DESC) AS place_of_all FROM streams) "
+                "WHERE place > ? OR place_of_all > ?)",
+                (STREAMS_KEPT, ALL_STREAMS_KEPT),
             )
             (newest,) = connection.execute("SELECT max(updated_ns) FROM streams").fetchone()
         return newest or 0

@@ -110,6 +110,14 @@ class JournalReader:
         )
         return StreamState(stream, last[0].seq + last[0].count - 1, last[0].received_ns) if last else None
 
+    def recent_streams(self, camera: str, most: int) -> list[StreamState]:
+        """Return the newest streams of one camera by their last verdict, the newest last."""
+        rows = self._file.rows(
+            "SELECT stream, last_seq, updated_ns FROM streams WHERE camera = ? ORDER BY updated_ns DESC LIMIT ?",
+            (camera, most),
+        )
+        return [_stream_state(list(row)) for row in reversed(rows)]
+
     def query(self, wanted: VerdictFilter, *, newest_first: bool = False) -> Iterator[Verdict]:
         """Yield the verdicts that match, by offset. What is pruned or appended meanwhile may be left out."""
         low, high = self._bounds(wanted)

@@ -104,7 +104,7 @@ class Reception:
 
     @property
     def cameras(self) -> frozenset[str]:
-        """The cameras known, at most max_cameras."""
+        """The cameras that have a place, at most max_cameras."""
         return self._cameras
 
     def oldest(self) -> Ticket | None:
@@ -181,20 +181,16 @@ class Reception:
             ):
                 return Answer.REFUSED
             placement = None
-            known = header is not None and self._admit(header.camera)
-            self._count_frame(header.camera if header is not None and known else NO_CAMERA, payload, reply)
-            if header is not None and not known:
-                error = MessageError(
-                    f"Camera {header.camera} is beyond intake.max_cameras = {self._settings.max_cameras}.",
-                    Reason.TOO_MANY_CAMERAS,
-                )
-            elif header is not None:
+            if header is not None:
                 try:
-                    placement = self._place(header)
+                    placement = self._locate(header, reply, monotonic_ns)
+                except MessageError as refusal:
+                    error = refusal
                 except JournalError as failure:
                     if reply is not None:
                         return Answer.REFUSED
                     error = MessageError(f"Camera {header.camera}: {failure}", Reason.JOURNAL_UNAVAILABLE)
+            self._count_frame(self._label(header.camera) if header is not None else NO_CAMERA, payload, reply)
             if header is not None and placement is not None and placement.duplicate:
                 return self._answer_duplicate(header, placement, reply)
             if header is not None and placement is not None:
@@ -237,14 +233,32 @@ class Reception:
                     "than what comes, or the camera sends more than its share: compare its frames with the others'.",
                 )
 
-    def _admit(self, camera: str) -> bool:
-        if camera in self._cameras:
-            return True
-        if not self._ledger.admit(camera):
+    def _locate(self, header: FrameHeader, reply: ReplyToken | None, now_ns: int) -> Placement:
+        """Raises MessageError where the camera isn't taken, and JournalError."""
+        if self._admit(header.camera, now_ns):
+            return self._place(header)
+        # Its camera may have had a place when it came first.
+        if reply is not None and self._lookup.find(header.camera, reply.stream, header.seq) is not None:
+            return Placement(stream=reply.stream, duplicate=True)
+        raise MessageError(
+            f"Camera {header.camera} is beyond intake.max_cameras = {self._settings.max_cameras}.",
+            Reason.TOO_MANY_CAMERAS,
+        )
+
+    def _admit(self, camera: str, now_ns: int) -> bool:
+        if not self._ledger.admit(camera, now_ns=now_ns, listed=self._recipes().lists):
             return False
-        self._cameras |= {camera}
-        self._telemetry.add_camera(camera)
+        if camera not in self._cameras:
+            known = frozenset(self._ledger.cameras)
+            for gone in self._cameras - known:
+                self._telemetry.remove_camera(gone)
+                log.info("camera_let_go", camera=gone, in_favour_of=camera)
+            self._cameras = known
+            self._telemetry.add_camera(camera)
         return True
+
+    def _label(self, camera: str) -> str:
+        return camera if camera in self._cameras else NO_CAMERA
 
     def _place(self, header: FrameHeader) -> Placement:
         placement = self._ledger.place(header.camera, header.stream, header.seq)
@@ -257,7 +271,7 @@ class Reception:
         return placement
 
     def _answer_duplicate(self, header: FrameHeader, placement: Placement, reply: ReplyToken | None) -> Answer:
-        self._telemetry.duplicates.labels(header.camera).inc()
+        self._telemetry.duplicates.labels(self._label(header.camera)).inc()
         if reply is None:
             return Answer.TAKEN
         ticket = self._under_way.get((header.camera, placement.stream, header.seq))

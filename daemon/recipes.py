@@ -85,6 +85,10 @@ class RecipeSet:
         name = self._by_camera.get(camera) or self._by_camera.get(ANY_CAMERA)
         return self.recipes[name] if name is not None else None
 
+    def lists(self, camera: str) -> bool:
+        """Whether a recipe names this camera."""
+        return camera in self._by_camera
+
     def extractors(self) -> "dict[ExtractorIdentity, FeatureExtractor]":
         """Return the extractors in use, one for each identity."""
         return {recipe.inspector.extractor.identity: recipe.inspector.extractor for recipe in self.recipes.values()}

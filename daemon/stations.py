@@ -181,8 +181,9 @@ def open_stations(settings: Settings, telemetry: Telemetry, on_journal: Callable
             max_streams=settings.intake.max_streams,
             draw=lambda: secrets.randbits(32),
             lookup=lookup.stream,
+            recent=lookup.recent_streams,
         )
-        ledger.load(journal.streams())
+        ledger.load(journal.kept_streams(time.time_ns()))
         pipeline = Pipeline(
             settings,
             telemetry=telemetry,

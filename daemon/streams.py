@@ -10,6 +10,9 @@ from daemon.messages import NO_CAMERA
 # The upper half of the streams that are drawn here for cameras that send none, so that they are known again in the
 # journal. A sender's own random stream falls among them once in 2**32.
 IMPLICIT_PREFIX: Final = 0x494D504C << 32
+# A camera that no recipe lists by its name has another's place only when that one was silent for so long: names made up
+# one after the other shall not drive out those that work, nor make new metric labels by the second.
+UNLISTED_SILENCE_S: Final = 600.0
 # Two senders that use one camera's name alternate, so that the other's last frame is only a few frames back.
 ALTERNATION: Final = 32
 
@@ -53,9 +56,13 @@ class _Stream:
 
 @dataclass(slots=True)
 class _Camera:
-    """`streams`: the current one last. `under_way`: verdicts owed by stream, of one that was rolled back too."""
+    """`streams`: the current one last. `under_way`: verdicts owed by stream, of one that was rolled back too.
 
-    streams: OrderedDict[int, _Stream] = field(default_factory=OrderedDict)
+    `heard_ns`: of the last frame; of a camera of an earlier run long enough ago for anyone to have its place.
+    """
+
+    streams: OrderedDict[int, _Stream]
+    heard_ns: int = -int(UNLISTED_SILENCE_S * 1e9)
     under_way: Counter[int] = field(default_factory=Counter)
 
     def settle(self, stream: int) -> None:
@@ -77,7 +84,8 @@ class StreamLedger:
     """Every camera's streams and how far each has come.
 
     At most `max_cameras` cameras, and of each the `max_streams` most recent streams; an older one is asked of `lookup`
-    (camera, stream) again. `draw` returns a random number below 2**32 for the streams of cameras that send none.
+    (camera, stream) again, and those of a camera that is new here of `recent` (camera, at most so many; the newest
+    last). `draw` returns a random number below 2**32 for the streams of cameras that send none.
     """
 
     def __init__(
@@ -87,11 +95,13 @@ class StreamLedger:
         max_streams: int,
         draw: Callable[[], int],
         lookup: Callable[[str, int], StreamState | None] = lambda _camera, _stream: None,
+        recent: Callable[[str, int], Iterable[StreamState]] = lambda _camera, _most: (),
     ) -> None:
         self._max_cameras = max_cameras
         self._max_streams = max_streams
         self._draw = draw
         self._lookup = lookup
+        self._recent = recent
         self._cameras: dict[str, _Camera] = {}
         self._arrivals = 0
 
@@ -99,21 +109,34 @@ class StreamLedger:
         """Take up what the journal knows; of more than `max_cameras` cameras the most recent."""
         recent = sorted(streams, key=lambda camera: -max((s.updated_ns for s in streams[camera]), default=0))
         named = [camera for camera in recent if camera != NO_CAMERA]
-        for camera in named[: self._max_cameras]:
+        # The one silent for longest comes first, and so makes room first.
+        for camera in reversed(named[: self._max_cameras]):
             newest = sorted(streams[camera], key=lambda state: state.updated_ns)[-self._max_streams :]
-            self._cameras[camera] = _Camera(OrderedDict((s.stream, _Stream(s.last_seq)) for s in newest))
+            self._cameras[camera] = _known(newest)
 
     @property
     def cameras(self) -> tuple[str, ...]:
         return tuple(self._cameras)
 
-    def admit(self, camera: str) -> bool:
-        """Whether frames of `camera` are taken; a new camera is noted while there is room."""
-        if camera in self._cameras:
-            return True
-        if len(self._cameras) >= self._max_cameras:
-            return False
-        self._cameras[camera] = _Camera()
+    def admit(self, camera: str, *, now_ns: int, listed: Callable[[str], bool]) -> bool:
+        """Whether frames of `camera` are taken; it was heard at `now_ns`, on any clock that never goes back.
+
+        A new camera has a free place, or that of another which is let go: of those that recipes don't name, `listed`,
+        and that owe no verdict, the one silent for longest. Raises what `recent` raises, and then nobody has gone.
+        """
+        known = self._cameras.get(camera)
+        if known is None:
+            leaving = None
+            if len(self._cameras) >= self._max_cameras:
+                leaving = self._silent_for_longest(listed)
+                least_ns = 0 if listed(camera) else int(UNLISTED_SILENCE_S * 1e9)
+                if leaving is None or now_ns - self._cameras[leaving].heard_ns < least_ns:
+                    return False
+            known = _known(self._recent(camera, self._max_streams))
+            if leaving is not None:
+                del self._cameras[leaving]
+            self._cameras[camera] = known
+        known.heard_ns = now_ns
         return True
 
     def place(self, camera: str, stream: int | None, seq: int) -> Placement:
@@ -126,9 +149,12 @@ class StreamLedger:
         known = self._cameras[camera]
         streams = known.streams
         current = next(reversed(streams), None)
+        drawn_here = stream is None
         if stream is None:
             stream = self._implicit_stream(streams, seq)
-        state = streams.get(stream) or self._recall(camera, stream)
+        state = streams.get(stream)
+        if state is None and not drawn_here:
+            state = self._recall(camera, stream)
         if state is None:
             streams[stream] = _Stream(seq, self._arrivals)
             known.under_way[stream] += 1
@@ -157,6 +183,10 @@ class StreamLedger:
             self._cameras[camera].streams.pop(stream, None)
             self._cameras[camera].settle(stream)
 
+    def _silent_for_longest(self, listed: Callable[[str], bool]) -> str | None:
+        idle = [name for name, known in self._cameras.items() if not known.under_way and not listed(name)]
+        return min(idle, key=lambda name: self._cameras[name].heard_ns, default=None)
+
     def _implicit_stream(self, streams: OrderedDict[int, _Stream], seq: int) -> int:
         mine = [(stream, state) for stream, state in reversed(streams.items()) if is_implicit(stream)]
         for place, (stream, state) in enumerate(mine):
@@ -180,3 +210,7 @@ class StreamLedger:
         streams.move_to_end(stream, last=False)
         self._cameras[camera].forget_oldest(self._max_streams, stream)
         return state
+
+
+def _known(streams: Iterable[StreamState]) -> _Camera:
+    return _Camera(OrderedDict((state.stream, _Stream(state.last_seq)) for state in streams))

@@ -193,6 +193,14 @@ class Telemetry:
             self.last_frame.labels(camera)
             self.last_verdict.labels(camera)
 
+    def remove_camera(self, camera: str) -> None:
+        """Forget one camera and its counts. The caller sees that nothing is counted for it any more."""
+        for metric in (
+            *(self.frames, self.frame_bytes, self.duplicates, self.streams, self.conflicts, self.gaps, self.verdicts),
+            *(self.last_frame, self.last_verdict),
+        ):
+            metric.remove_by_labels({"camera": camera})
+
     def set_recipe(self, recipe: str, bank: str, review_threshold: float, fail_threshold: float) -> None:
         """Note the bank that serves `recipe` from now on."""
         self.remove_recipe(recipe)

@@ -27,7 +27,7 @@ _REASONS: Final = {
     Reason.BAD_GEOMETRY: "Its shape, dtype or bits don't fit its payload or the recipe.",
     Reason.MALFORMED: "Its header breaks the wire format.",
     Reason.UNKNOWN_RECIPE: "There was no recipe for it.",
-    Reason.TOO_MANY_CAMERAS: "Its camera was one more than intake.max_cameras.",
+    Reason.TOO_MANY_CAMERAS: "Its camera was one more than intake.max_cameras, and nobody made room.",
     Reason.ENGINE_ERROR: "The engine failed, or gave no finite score.",
     Reason.SHUTTING_DOWN: "The daemon was stopped before it could be judged.",
     Reason.JOURNAL_UNAVAILABLE: "Its verdict could not be put on disk.",

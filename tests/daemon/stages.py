@@ -1,6 +1,7 @@
 """The daemon's stages in this process, without sockets: frames come as ingest would hand them over."""
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Self
 
@@ -78,8 +79,9 @@ class Line:
             max_streams=settings.intake.max_streams,
             draw=lambda: 1,
             lookup=self.journal.stream,
+            recent=self.journal.recent_streams,
         )
-        ledger.load(self.journal.streams())
+        ledger.load(self.journal.kept_streams(time.time_ns()))
         self.pipeline = Pipeline(
             settings,
             telemetry=self.telemetry,

@@ -1,6 +1,7 @@
 """What leaves the journal, and in which order streams are remembered."""
 
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
@@ -122,3 +123,35 @@ def test_streams_that_begin_while_the_clock_is_behind_come_after_those_before(pa
         for stream in (9, 5, 7):
             journal.append([verdict(0, stream=stream)])
         assert order(journal) == [(1, 0), (9, 0), (5, 0), (7, 0)]
+
+
+def test_streams_of_cameras_whose_verdicts_have_gone_or_expired_are_not_taken_up(path: Path) -> None:
+    now_ns = time.time_ns()
+    with Journal(path, Retention(max_age_days=10)) as journal:
+        journal.append([verdict(0, camera="gone", received_ns=0)])
+        assert journal.prune(now_ns) == 1
+        journal.append([verdict(0, camera=camera, received_ns=now_ns) for camera in ("early", "late")])
+        journal.append([verdict(1, camera="late", stream=8, received_ns=now_ns)])
+        assert set(journal.streams()) == {"gone", "early", "late"}
+        assert set(journal.kept_streams(now_ns)) == {"early", "late"}
+        assert [state.stream for state in journal.kept_streams(now_ns)["late"]] == [7, 8]
+        assert journal.kept_streams(now_ns + 11 * DAY) == {}
+    with Journal(path) as journal:
+        assert set(journal.kept_streams(now_ns + 11 * DAY)) == {"early", "late"}
+
+
+def test_the_newest_streams_of_one_camera_are_told_newest_last(path: Path) -> None:
+    with Journal(path) as journal:
+        for stream in (3, 1, 2):
+            journal.append([verdict(5, stream=stream), verdict(stream, camera="right", stream=9)])
+        assert [(state.stream, state.last_seq) for state in journal.recent_streams("left", 2)] == [(1, 5), (2, 5)]
+        assert journal.recent_streams("none", 2) == []
+
+
+def test_streams_of_ever_new_cameras_are_bounded_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daemon.journal.ALL_STREAMS_KEPT", 3)
+    with Journal(path) as journal:
+        for number in range(5):
+            journal.append([verdict(0, camera=f"cam{number}")])
+    with Journal(path) as journal:
+        assert set(journal.streams()) == {"cam2", "cam3", "cam4"}

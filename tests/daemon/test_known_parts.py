@@ -6,14 +6,19 @@ import pytest
 
 from daemon.config import Settings, load_settings
 from daemon.journal import STREAMS_KEPT, Journal
+from daemon.outcomes import Reason
+from daemon.recipes import load_recipes
 from tests.daemon.conftest import write_config
 from tests.daemon.journal_writer import verdict
 from tests.daemon.stages import Line
 
+TWO_CAMERAS = "[intake]\nmax_cameras = 2\n"
+
 
 @pytest.fixture
 def settings(tmp_path: Path, sleeping_banks: Path) -> Settings:
-    return load_settings(write_config(tmp_path / "line", sleeping_banks))
+    """Recipes list cam1 and cam2; two cameras may be known at a time."""
+    return load_settings(write_config(tmp_path / "line", sleeping_banks, TWO_CAMERAS))
 
 
 def test_a_part_of_a_stream_before_the_last_thousand_is_a_duplicate_and_resets_nobody(settings: Settings) -> None:
@@ -55,3 +60,42 @@ def test_a_part_that_the_journal_holds_unbeknown_is_answered_so_and_the_rest_of_
         assert line.metric("duplicate_frames_total", camera="cam1") == 1
         assert line.metric("journal_failures_total") == 0
         assert line.journal.next_offset == 6
+
+
+def test_names_that_no_recipe_lists_make_room_for_cameras_that_one_does(settings: Settings) -> None:
+    with Line(settings) as line:
+        line.pipeline.start()
+        line.receive(0, camera="trial")
+        line.receive(0, camera="typo")
+        line.acknowledged(2)
+        for count, camera in enumerate(("cam1", "cam2"), start=3):
+            line.receive(0, camera=camera)
+            line.acknowledged(count)
+            assert line.published(count)[-1].reason is None
+        line.receive(0, camera="another", acked=False)
+        last = line.published(5)[-1]
+        assert (last.camera, last.reason) == ("?", Reason.TOO_MANY_CAMERAS)
+        labels = {
+            sample.labels.get("camera") for family in line.telemetry.registry.collect() for sample in family.samples
+        }
+        assert labels - {None} == {"cam1", "cam2", "?"}
+
+
+def test_a_part_of_a_camera_that_was_let_go_is_a_duplicate_with_its_place_and_without(settings: Settings) -> None:
+    with Line(settings) as line:
+        line.pipeline.start()
+        for count, camera in enumerate(("trial", "typo", "cam1", "cam2"), start=1):
+            line.receive(0, camera=camera)
+            line.acknowledged(count)
+        (first,) = line.journal.read(0, 1)
+        line.receive(0, camera="trial")
+        assert line.acknowledged(5)[-1][1:] == (first, True)
+        caps = line.settings.recipes["caps"].model_copy(update={"cameras": ("trial",)})
+        recipes = {"caps": caps, "pins": line.settings.recipes["pins"]}
+        line.pipeline.serve(load_recipes(line.settings.model_copy(update={"recipes": recipes})))
+        line.receive(0, camera="trial")
+        assert line.acknowledged(6)[-1][1:] == (first, True)
+        line.receive(2, camera="trial")
+        assert [(told.seq, told.reason) for told in line.published(6)[4:]] == [(1, Reason.MISSING), (2, None)]
+        assert line.metric("duplicate_frames_total", camera="trial") == 1
+        assert line.metric("duplicate_frames_total", camera="?") == 1

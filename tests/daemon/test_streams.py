@@ -1,6 +1,6 @@
 """The rules of seq, by example and by invariant."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from itertools import count
 
@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.streams import Placement, StreamLedger, is_implicit
+from daemon.errors import JournalError
+from daemon.streams import UNLISTED_SILENCE_S, Placement, StreamLedger, is_implicit
+
+SILENCE_NS = int(UNLISTED_SILENCE_S * 1e9)
 
 
 @dataclass(frozen=True)
@@ -23,11 +26,18 @@ def ledger(
     max_cameras: int = 4,
     max_streams: int = 4,
     lookup: Callable[[str, int], State | None] = lambda _camera, _stream: None,
+    recent: Callable[[str, int], list[State]] = lambda _camera, _most: [],
 ) -> StreamLedger:
     numbers = count()
-    made = StreamLedger(max_cameras=max_cameras, max_streams=max_streams, draw=lambda: next(numbers), lookup=lookup)
-    made.admit("cam")
+    made = StreamLedger(
+        max_cameras=max_cameras, max_streams=max_streams, draw=lambda: next(numbers), lookup=lookup, recent=recent
+    )
+    admit(made, "cam")
     return made
+
+
+def admit(streams: StreamLedger, camera: str, *, at_ns: int = 0, listed: Collection[str] = ()) -> bool:
+    return streams.admit(camera, now_ns=at_ns, listed=lambda name: name in listed)
 
 
 def test_parts_in_sequence_are_new() -> None:
@@ -95,10 +105,79 @@ def test_two_senders_with_streams_are_a_conflict() -> None:
 
 def test_no_more_cameras_than_allowed_are_known() -> None:
     streams = ledger(max_cameras=2)
-    assert streams.admit("other")
-    assert not streams.admit("third")
-    assert streams.admit("cam")
+    assert admit(streams, "other")
+    assert not admit(streams, "third")
+    assert admit(streams, "cam")
     assert streams.cameras == ("cam", "other")
+
+
+def test_a_listed_camera_has_the_place_of_the_one_silent_for_longest_that_is_not_listed_and_owes_nothing() -> None:
+    streams = ledger(max_cameras=4)
+    for at_ns, camera in enumerate(("busy", "heard again", "silent")):
+        assert admit(streams, camera, at_ns=at_ns)
+    streams.place("busy", 7, 0)
+    assert admit(streams, "heard again", at_ns=3)
+    listed = ("cam", "new", "newer", "newest")
+    assert admit(streams, "new", at_ns=4, listed=listed)
+    assert set(streams.cameras) == {"cam", "busy", "heard again", "new"}
+    assert admit(streams, "newer", at_ns=4, listed=listed)
+    assert set(streams.cameras) == {"cam", "busy", "newer", "new"}
+    assert not admit(streams, "newest", at_ns=4, listed=listed)
+    streams.settled("busy", 7)
+    assert admit(streams, "newest", at_ns=4, listed=listed)
+
+
+def test_a_camera_that_is_not_listed_has_only_a_place_that_was_silent_for_long() -> None:
+    streams = ledger(max_cameras=1)
+    assert not admit(streams, "other", at_ns=SILENCE_NS - 1)
+    assert admit(streams, "other", at_ns=SILENCE_NS)
+    assert streams.cameras == ("other",)
+
+
+def test_cameras_of_an_earlier_run_that_have_not_been_heard_make_room_for_any() -> None:
+    streams = StreamLedger(max_cameras=2, max_streams=4, draw=lambda: 0)
+    streams.load({"new": [State(2, 2, updated_ns=2)], "old": [State(1, 1, updated_ns=1)]})
+    assert admit(streams, "any")
+    assert set(streams.cameras) == {"new", "any"}
+
+
+def test_a_camera_that_returns_goes_on_where_the_journal_ended() -> None:
+    kept = {"cam": [State(1, 8), State(2, 5)]}
+    asked: list[tuple[str, int]] = []
+
+    def recent(camera: str, most: int) -> list[State]:
+        asked.append((camera, most))
+        return kept.get(camera, [])
+
+    streams = StreamLedger(max_cameras=1, max_streams=3, draw=lambda: 0, recent=recent)
+    assert admit(streams, "other")
+    assert admit(streams, "cam", listed=["cam"])
+    assert asked == [("other", 3), ("cam", 3)]
+    assert streams.place("cam", 1, 8).duplicate
+    assert streams.place("cam", 2, 7) == Placement(stream=2, missing=1)
+
+
+def test_no_camera_goes_for_one_whose_streams_the_journal_does_not_tell() -> None:
+    def recent(camera: str, _most: int) -> list[State]:
+        if camera == "new":
+            raise JournalError("The disk has failed.")
+        return []
+
+    streams = ledger(max_cameras=1, recent=recent)
+    with pytest.raises(JournalError):
+        admit(streams, "new", listed=["new"])
+    assert streams.cameras == ("cam",)
+
+
+def test_a_camera_without_streams_needs_no_journal_for_a_new_one() -> None:
+    def lookup(_camera: str, _stream: int) -> State | None:
+        raise JournalError("The disk has failed.")
+
+    streams = ledger(lookup=lookup)
+    assert streams.place("cam", None, 3).started
+    assert streams.place("cam", None, 0).started
+    with pytest.raises(JournalError):
+        streams.place("cam", 7, 0)
 
 
 def test_an_old_stream_is_known_again_from_the_journal() -> None:

@@ -44,6 +44,17 @@ def test_label_sets_begin_at_zero(telemetry: Telemetry) -> None:
     assert all(value(telemetry, "stage_seconds_count", stage=stage) == 0 for stage in STAGES)
 
 
+def test_a_camera_that_goes_leaves_no_label(telemetry: Telemetry) -> None:
+    telemetry.add_camera("cam1")
+    telemetry.add_camera("cam2")
+    telemetry.remove_camera("cam1")
+    samples = [sample for family in telemetry.registry.collect() for sample in family.samples]
+    assert {sample.labels["camera"] for sample in samples if "camera" in sample.labels} == {"cam2", "?"}
+    telemetry.remove_camera("cam1")
+    telemetry.add_camera("cam1")
+    assert value(telemetry, "frames_received_total", camera="cam1", door="acked") == 0
+
+
 def test_a_judged_part_is_counted_with_score_and_stages(telemetry: Telemetry) -> None:
     telemetry.count_verdict(judged(), "cam1")
     assert value(telemetry, "verdicts_total", camera="cam1", verdict="fail") == 1
