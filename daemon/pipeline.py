@@ -89,7 +89,8 @@ class Pipeline:
         self._prefetch = Prefetch(max(settings.engine.batch_sizes))
         self._decoding = threading.Lock()
         self.engine_health = EngineHealth(telemetry, max(settings.engine.batch_sizes))
-        self._engine_progress_ns = time.monotonic_ns()
+        self._decode_progress_ns = self._engine_progress_ns = time.monotonic_ns()
+        self._engine_idle = True
         self._job_since_ns: int | None = None
         self._threads = [
             threading.Thread(target=self._run_decode, name="decode", daemon=True),
@@ -158,6 +159,9 @@ class Pipeline:
         if oldest.verdict is None:
             hangs = "engine"
             progress_ns = self._engine_progress_ns
+            if self._engine_idle:
+                # It waits for decoding. While it works, frames that are refused on the way don't hide that it hangs.
+                progress_ns = max(progress_ns, self._decode_progress_ns)
             job_since_ns = self._job_since_ns
             if job_since_ns is not None:
                 progress_ns, limit_s = job_since_ns, self._settings.service.load_s
@@ -205,6 +209,7 @@ class Pipeline:
                 )
             else:
                 frame = decode_frame(ticket, recipe, taken_ns)
+            self._decode_progress_ns = time.monotonic_ns()
             if isinstance(frame, Refusal):
                 self._refuse(ticket, frame)
                 continue
@@ -215,8 +220,10 @@ class Pipeline:
 
     def _run_engine(self) -> None:
         while (work := self._prefetch.take()) is not None:
+            self._engine_progress_ns = time.monotonic_ns()
+            self._engine_idle = False
             if isinstance(work, Job):
-                self._job_since_ns = time.monotonic_ns()
+                self._job_since_ns = self._engine_progress_ns
                 failure = run_guarded(work.call)
                 self._job_since_ns = None
                 self._engine_progress_ns = time.monotonic_ns()
@@ -225,6 +232,7 @@ class Pipeline:
                 self._judge(work)
             # It would keep what a reload replaced while the engine waits for the next.
             del work
+            self._engine_idle = True
 
     def _judge(self, frames: list[DecodedFrame]) -> None:
         self._sequencer.wait_for_room(self._judged_limit)

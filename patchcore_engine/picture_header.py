@@ -6,7 +6,8 @@ pixels within what its bytes can hold. Sources: PNG (RFC 2083), JPEG (ITU T.81),
 """
 
 import struct
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from patchcore_engine import MAX_IMAGE_PIXELS
@@ -29,6 +30,11 @@ _MOST_SCANS: Final = 64
 _MOST_CHUNKS: Final = 50_000
 _PNG_SAMPLES: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _PNG_DEPTHS: Final = frozenset({1, 2, 4, 8, 16})
+# Pixels of a PNG, folded, that go to the decoder as they are. What unfolds to more than the picture needs costs it two
+# seconds for each MB; to unfold honest pixels twice, to see that, costs half as long again as decoding them.
+_UNFOLDED_ONCE: Final = 4 * 1024 * 1024
+# Unfolds to 4 MB at most.
+_PIECE: Final = 4 * 1024
 # Notes that are unfolded while they are read, and that decide no pixel.
 _PNG_FOLDED_NOTES: Final = frozenset({b"zTXt", b"iTXt", b"iCCP"})
 _PNG_ANIMATION: Final = frozenset({b"acTL", b"fcTL", b"fdAT"})
@@ -67,10 +73,10 @@ def _check_size(width: int, height: int, most: int) -> None:
 
 
 def _check_png(data: bytes) -> bytes:
-    length, kind, width, height, depth, colour = struct.unpack_from(">I4sIIBB", data, len(PNG_SIGNATURE))
+    length, kind, width, height, depth, colour, interlaced = struct.unpack_from(">I4sIIBBxxB", data, len(PNG_SIGNATURE))
     if kind != b"IHDR" or length != 13 or colour not in _PNG_SAMPLES or depth not in _PNG_DEPTHS:
         raise UndecodableImageError("The picture can't be decoded: its PNG header is damaged.")
-    position, pixels, kept_from, kept = len(PNG_SIGNATURE), 0, 0, list[bytes]()
+    position, pixels, kept_from, kept = len(PNG_SIGNATURE), list[tuple[int, int]](), 0, list[bytes]()
     for _ in range(_MOST_CHUNKS):
         length, kind = struct.unpack_from(">I4s", data, position)
         end = position + length + 12
@@ -79,7 +85,7 @@ def _check_png(data: bytes) -> bytes:
         if kind in _PNG_ANIMATION:
             raise UndecodableImageError("The picture can't be decoded: it is an animation.")
         if kind == b"IDAT":
-            pixels += length
+            pixels.append((position + 8, position + 8 + length))
         elif kind in _PNG_FOLDED_NOTES:
             kept.append(data[kept_from:position])
             kept_from = end
@@ -89,12 +95,29 @@ def _check_png(data: bytes) -> bytes:
     else:
         raise UndecodableImageError("The picture can't be decoded: it is in too many pieces.")
     bits = depth * _PNG_SAMPLES[colour]
-    _check_size(width, height, 8 * _DEFLATE * pixels // bits)
-    # Deflate lengthens by less; what comes on top would only be unfolded to be thrown away.
-    row = 1 + -(-width * bits // 8)
-    if pixels > 2 * row * height + 4096:
+    folded = sum(end - begin for begin, end in pixels)
+    _check_size(width, height, 8 * _DEFLATE * folded // bits)
+    # An interlaced picture has less than twice the rows, each with its filter and a byte that isn't full.
+    unfolded = (1 + -(-width * bits // 8) + (3 if interlaced else 0)) * height
+    # Deflate with fixed codes lengthens by an eighth; what comes on top would only be unfolded to be thrown away.
+    most = unfolded + unfolded // 8 + 4096
+    if folded > most or (folded > _UNFOLDED_ONCE and _unfolds_to_more(data, pixels, most)):
         raise UndecodableImageError("The picture can't be decoded: it holds more than its pixels.")
     return b"".join([*kept, data[kept_from:]]) if kept else data
+
+
+def _unfolds_to_more(data: bytes, spans: Sequence[tuple[int, int]], most: int) -> bool:
+    """Whether the zlib stream in these `spans` of `data` holds more than `most` bytes. None of them are kept."""
+    stream, unfolded, view = zlib.decompressobj(), 0, memoryview(data)
+    try:
+        for begin, end in spans:
+            for at in range(begin, end, _PIECE):
+                unfolded += len(stream.decompress(view[at : min(at + _PIECE, end)]))
+                if stream.eof or unfolded > most:
+                    return unfolded > most
+    except zlib.error as error:
+        raise UndecodableImageError("The picture can't be decoded: its pixels are damaged.") from error
+    return False
 
 
 def _check_jpeg(data: bytes) -> bytes:

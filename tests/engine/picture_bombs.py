@@ -25,11 +25,31 @@ def chunk(kind: bytes, body: bytes) -> bytes:
     return len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
 
 
-def png(width: int, height: int, *, colour: int = 0, depth: int = 8, before: bytes = b"", pixels: bytes = b"") -> bytes:
-    """A PNG of the chunks that are given; `pixels` unfolded, b"" for a few."""
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    body = zlib.compress(pixels or bytes(1000), 9)
+def png(
+    width: int,
+    height: int,
+    *,
+    colour: int = 0,
+    depth: int = 8,
+    interlaced: bool = False,
+    before: bytes = b"",
+    pixels: bytes = b"",
+    folded: bytes = b"",
+) -> bytes:
+    """A PNG of the chunks that are given; `pixels` unfolded, b"" for a few, or `folded` as they stand in the file."""
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
+    body = folded or zlib.compress(pixels or bytes(1000), 9)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + before + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def folded_zeros(size: int) -> bytes:
+    """A zlib stream of `size` bytes and a few more, which unfolds to a thousand times as many zeros."""
+    zeros = bytes(1_000_000)
+    stream = zlib.compressobj(9)
+    begin = stream.compress(zeros) + stream.flush(zlib.Z_FULL_FLUSH)
+    magic, block = begin[:2], begin[2:]
+    count = -(-size // len(block))
+    return magic + block * count + b"\x03\0" + struct.pack(">HH", count * len(zeros) % 65521, 1)
 
 
 def jpeg(width: int, height: int, *, progressive: bool = False, scans: int = 0) -> bytes:
@@ -95,6 +115,8 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "PNG that announces pixels of 2 GiB": lambda: png_with_a_long_chunk(b"IDAT"),
     "PNG that announces a note of 2 GiB": lambda: png_with_a_long_chunk(b"tEXt"),
     "PNG that unfolds to 100 MB behind its pixels": lambda: png(8, 8, pixels=bytes(100_000_000)),
+    "PNG of 4000 x 4000 that unfolds to 32 GB": lambda: png(4000, 4000, folded=folded_zeros(32_000_000)),
+    "PNG of 4000 x 4000 that unfolds to 16 GB": lambda: png(4000, 4000, folded=folded_zeros(16_000_000)),
     "PNG of 1,000,000 pieces": lambda: png(8, 8, before=chunk(b"IDAT", b"") * 1_000_000),
     "PNG with 2**31 frames": animated_png,
     "JPEG of 65000 x 65000": lambda: jpeg(65000, 65000),
