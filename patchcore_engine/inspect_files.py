@@ -1,5 +1,7 @@
 """Judge picture files one batch after another, and write their heat maps."""
 
+import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -55,8 +57,11 @@ def pictures_in(paths: Sequence[Path]) -> list[Path]:
 def inspect_files(inspector: Inspector, paths: Sequence[Path], output: Path | None = None) -> Iterator[InspectedFile]:
     """Judge each picture and yield its verdict; one that can't be read is yielded with its error.
 
-    With `output`, each picture is written there as PNG with its heat map over it. Raises DataError when that fails.
+    With `output`, each picture is written there as PNG with its heat map over it. Raises DataError when that fails, and
+    before the first picture where `check_output` does.
     """
+    if output is not None:
+        check_output(output, paths)
     taken: set[str] = set()
     for path in paths:
         try:
@@ -75,12 +80,28 @@ def inspect_files(inspector: Inspector, paths: Sequence[Path], output: Path | No
         if output is not None:
             target = output / _free_name(path, taken)
             shown = frame_overlay(image, inspection, inspector.heat_levels(inspection))
-            try:
-                output.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(encode_png(shown))
-            except OSError as error:
-                raise DataError(f"{target} can't be written: {error.strerror}.") from error
+            _write(target, encode_png(shown))
         yield InspectedFile(path, inspection, overlay=target)
+
+
+def check_output(output: Path, paths: Sequence[Path]) -> None:
+    """Raise DataError where one of `paths`, or the file that it links to, lies in `output`: it might be overwritten."""
+    homes = {home for path in paths for home in (path.parent, path.resolve().parent)}
+    if output.is_dir() and any(home.is_dir() and home.samefile(output) for home in homes):
+        raise DataError(f"{output} holds pictures to inspect: name another folder for the heat maps.")
+
+
+def _write(target: Path, data: bytes) -> None:
+    """Write a file, whole or not at all; a link of its name is replaced, not followed. Raises DataError."""
+    partial = target.with_name(f".{os.getpid()}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data)
+        partial.replace(target)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise DataError(f"{path_text(target)} can't be written: {error.strerror}.") from error
 
 
 def _free_name(path: Path, taken: set[str]) -> str:

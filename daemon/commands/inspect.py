@@ -25,7 +25,8 @@ def inspect(
     pictures: Annotated[list[Path], typer.Argument(metavar="PICTURE...", help="Pictures, or folders of pictures.")],
     bank: Annotated[Path, typer.Option(help="A recipe's folder (its active version) or a version's.")],
     output: Annotated[
-        Path | None, typer.Option(help="Folder for the pictures with their heat maps.", show_default=False)
+        Path | None,
+        typer.Option(help="Folder for the pictures with their heat maps, not their own.", show_default=False),
     ] = None,
     weights: WeightsOption = None,
     backbone_file: BackboneFileOption = None,
@@ -42,10 +43,12 @@ def inspect(
     from rich.table import Table
 
     from patchcore_engine.errors import DataError
-    from patchcore_engine.inspect_files import inspect_files, pictures_in
+    from patchcore_engine.inspect_files import check_output, inspect_files, pictures_in
     from patchcore_engine.path_text import path_text
 
     paths = pictures_in(pictures)
+    if output is not None:
+        check_output(output, paths)
     loaded = load_bank(bank)
     inspector = Extractors(
         weights=weights,

@@ -211,6 +211,17 @@ def test_inspect_shows_a_verdict_for_each_picture_and_writes_overlays(data: Path
     assert not np.array_equal(shown, read(test / "blot" / "000.png"))
 
 
+def test_inspect_refuses_the_pictures_own_folder_for_heat_maps_before_it_loads_the_bank(
+    data: Path, tmp_path: Path
+) -> None:
+    test = data / CATEGORY / "test" / "good"
+    before = [path.read_bytes() for path in sorted(test.iterdir())]
+    result = run("inspect", test, "--bank", tmp_path / "absent", "--output", test)
+    assert isinstance(result.exception, DataError)
+    assert "name another folder for the heat maps" in str(result.exception)
+    assert [path.read_bytes() for path in sorted(test.iterdir())] == before
+
+
 def test_inspect_names_an_unreadable_picture_and_judges_the_others(data: Path, banks: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")

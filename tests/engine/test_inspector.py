@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ from numpy.typing import NDArray
 
 from patchcore_engine.backbones.sleeping import SleepingExtractor
 from patchcore_engine.bank import MemoryBank
-from patchcore_engine.errors import BankMismatchError
+from patchcore_engine.errors import BankMismatchError, DataError
 from patchcore_engine.fit import fit
 from patchcore_engine.images import encode_png
 from patchcore_engine.inspect_files import inspect_files
@@ -102,3 +103,51 @@ def test_a_sliver_among_picture_files_is_not_inspected_and_stops_no_other(
     assert "too narrow" in found[0].error
     assert found[0].inspection is None
     assert found[1].inspection is not None
+
+
+@pytest.mark.parametrize("way", ["folder", "link to the folder", "folder of what links point to", "other spelling"])
+def test_heat_maps_are_not_written_into_a_folder_that_holds_the_pictures(
+    banks: tuple[MemoryBank, MemoryBank], tmp_path: Path, way: str
+) -> None:
+    folder, links = tmp_path / "pictures", tmp_path / "links"
+    pictures = parts.write_good_parts(folder, 3)
+    before = [picture.read_bytes() for picture in pictures]
+    links.mkdir()
+    for picture in pictures:
+        (links / picture.name).symlink_to(picture)
+    (tmp_path / "again").symlink_to(folder)
+    paths, output = {
+        "folder": (pictures, folder),
+        "link to the folder": (pictures, tmp_path / "again"),
+        "folder of what links point to": ([links / picture.name for picture in pictures], folder),
+        "other spelling": (pictures, links / ".." / "pictures"),
+    }[way]
+    with pytest.raises(DataError, match="holds pictures to inspect: name another folder"):
+        list(inspect_files(Inspector(parts.extractor(), banks[0]), paths, output))
+    assert [picture.read_bytes() for picture in pictures] == before
+    assert sorted(folder.iterdir()) == pictures
+
+
+def test_a_heat_map_takes_a_links_place_and_leaves_what_it_points_to(
+    banks: tuple[MemoryBank, MemoryBank], tmp_path: Path
+) -> None:
+    pictures, output = parts.write_good_parts(tmp_path / "pictures", 3), tmp_path / "heat"
+    before = [picture.read_bytes() for picture in pictures]
+    output.mkdir()
+    (output / "000.png").symlink_to(pictures[0])
+    os.link(pictures[1], output / "001.png")
+    (output / "002.png").write_bytes(b"an older heat map")
+    found = list(inspect_files(Inspector(parts.extractor(), banks[0]), pictures, output))
+    assert [file.overlay for file in found] == sorted(output.iterdir())
+    assert all((output / name).read_bytes().startswith(b"\x89PNG") for name in ("000.png", "001.png", "002.png"))
+    assert [picture.read_bytes() for picture in pictures] == before
+
+
+def test_a_heat_map_that_cannot_be_written_is_named_and_nothing_is_left_of_it(
+    banks: tuple[MemoryBank, MemoryBank], tmp_path: Path
+) -> None:
+    pictures, output = parts.write_good_parts(tmp_path / "pictures", 1), tmp_path / "heat"
+    (output / "000.png").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"heat/000\.png can't be written: Is a directory"):
+        list(inspect_files(Inspector(parts.extractor(), banks[0]), pictures, output))
+    assert [path.name for path in output.iterdir()] == ["000.png"]
