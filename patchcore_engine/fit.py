@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version as library_version
 from pathlib import Path
@@ -24,7 +24,7 @@ from patchcore_engine.errors import CalibrationError, DataError, GeometryError
 from patchcore_engine.images import Geometry
 from patchcore_engine.index import NearestNeighbours
 from patchcore_engine.index_choice import ChosenIndex, IndexChoice, choose_index
-from patchcore_engine.leave_one_out import GoodScore, LeaveOneOut
+from patchcore_engine.leave_one_out import GoodScore, LeaveOneOut, neighbours_left
 from patchcore_engine.manifest import FORMAT_VERSION, Manifest, ThresholdEntry, Thresholds
 from patchcore_engine.merged_coreset import CoresetPlan
 from patchcore_engine.parity import check_parity, with_parity_set
@@ -143,8 +143,9 @@ def fit(
         owners = kept.owners
         del kept
         index = chosen.index
+        settings = replace(settings, n_neighbors=_neighbours_that_serve(owners, calibrating, settings))
         with clock.stage("neighbours"), progress.stage("neighbours", len(index), "vectors") as advance:
-            neighbours = neighbours_of_each(index.vectors, min(settings.n_neighbors, len(index)))
+            neighbours = neighbours_of_each(index.vectors, settings.n_neighbors)
             advance(len(index))
         with clock.stage("calibrate"), progress.stage("calibration", len(calibrating), "pictures") as advance:
             good = _score_good_pictures(gathering, index, owners, extractor.grid, settings, advance)
@@ -229,6 +230,17 @@ def _choose_index(gathering: PatchGathering, kept: BankVectors, choice: IndexCho
     return choose_index(kept.vectors, queries, choice, ~np.isin(kept.owners, sample))
 
 
+def _neighbours_that_serve(owners: NDArray[np.int32], calibrating: Sequence[int], settings: FitSettings) -> int:
+    """Return how many neighbours weigh scores, in the calibration and in the service."""
+    count = neighbours_left(owners, calibrating, settings.n_neighbors)
+    if count == 1 < settings.n_neighbors and (settings.reweight or settings.score_mode == "modelzoo"):
+        raise CalibrationError(
+            f"The bank's {len(owners)} vectors leave a picture only one to weigh its score by, which makes it 0 "
+            "whatever the picture shows: raise the coreset ratio."
+        )
+    return count
+
+
 def _score_good_pictures(
     gathering: PatchGathering,
     index: NearestNeighbours,
@@ -240,7 +252,7 @@ def _score_good_pictures(
     scorer = LeaveOneOut(
         index,
         owners,
-        n_neighbors=min(settings.n_neighbors, len(index)),
+        n_neighbors=settings.n_neighbors,
         reweight=settings.reweight,
         score_mode=settings.score_mode,
         grid=grid,
@@ -287,7 +299,7 @@ def _manifest(
         patches=gathering.pictures * extractor.grid[0] * extractor.grid[1],
         score_mode=settings.score_mode,
         reweight=settings.reweight,
-        n_neighbors=min(settings.n_neighbors, len(index)),
+        n_neighbors=settings.n_neighbors,
         thresholds=_thresholds(good, settings),
         heat_median=float(np.median([entry.map_median for entry in good])),
         pictures=gathering.pictures,

@@ -29,10 +29,27 @@ class GoodScore:
     map_maximum: float
 
 
+def neighbours_left(owners: NDArray[np.int32], pictures: Sequence[int], most: int) -> int:
+    """Return how many neighbours can weigh the scores of all `pictures`, at most `most`.
+
+    A picture is scored without its own vectors. Weighed by fewer neighbours than the bank serves with, good parts would
+    look better than any new part can. `owners`: as for `LeaveOneOut`. Raises CalibrationError where none are left.
+    """
+    own = np.bincount(owners, minlength=max(pictures) + 1)[list(pictures)]
+    left = len(owners) - int(own.max())
+    if left == 0:
+        raise CalibrationError(
+            "The bank's vectors are all of one picture, which leaves nothing to score that picture against: "
+            "raise the coreset ratio."
+        )
+    return min(left, most)
+
+
 class LeaveOneOut:
     """Scores training pictures against a bank whose vectors know their picture.
 
-    `owners`: int32 [n], the picture each bank vector came from. Raises CalibrationError where it is the same for all.
+    `owners`: int32 [n], the picture each bank vector came from. `n_neighbors`: no more than each picture that is scored
+    is left, see `neighbours_left`.
     """
 
     def __init__(
@@ -46,11 +63,6 @@ class LeaveOneOut:
         grid: tuple[int, int],
         image_size: int,
     ) -> None:
-        if (owners == owners[0]).all():
-            raise CalibrationError(
-                "The bank's vectors are all of one picture, which leaves nothing to score that picture against: "
-                "raise the coreset ratio."
-            )
         self._index = index
         self._owners = owners
         self._vectors = index.vectors
@@ -85,13 +97,13 @@ class LeaveOneOut:
     ) -> list[float]:
         """Return scores by each picture's worst patch, [pictures, d], its distance to its nearest, and which it is."""
         if self._score_mode == "modelzoo":
-            found, around = self._others(worst, owners, self._n_neighbors)
-            return [modelzoo_score(row[valid] ** 2) for row, valid in zip(found, around >= 0, strict=True)]
+            found, _ = self._others(worst, owners, self._n_neighbors)
+            return [modelzoo_score(row**2) for row in found]
         if not self._reweight:
             return [float(distance) for distance in distances]
         _, around = self._others(self._vectors[nearest], owners, self._n_neighbors)
         return [
-            reweighted_score(float(distance), np.linalg.norm(self._vectors[row[row >= 0]] - patch, axis=1))
+            reweighted_score(float(distance), np.linalg.norm(self._vectors[row] - patch, axis=1))
             for distance, patch, row in zip(distances, worst, around, strict=True)
         ]
 
@@ -112,9 +124,6 @@ class LeaveOneOut:
     def _others(
         self, queries: NDArray[np.float32], pictures: NDArray[np.int32], count: int
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return distances and positions of each query's `count` nearest, [q, count], without its picture's vectors.
-
-        Where there are fewer, NaN and -1 stand in their place.
-        """
+        """Return distances and positions of each query's `count` nearest, [q, count], without its picture's vectors."""
         squared, positions = self._search.nearest(queries, count, self._owners == pictures[:, None])
         return np.sqrt(squared), positions

@@ -60,8 +60,9 @@ class CoresetMerge(_Part):
 class Manifest(_Part):
     """The settings, thresholds and digests of one bank.
 
-    `coreset_merge`: None where the coreset was made in one pass. `calibrated`: how many of the pictures were scored
-    for the thresholds, None for all.
+    `coreset_merge`: None where the coreset was made in one pass. `n_neighbors`: as many weigh a score; fewer than asked
+    for where some picture that calibrates was left no more. `calibrated`: how many of the pictures were scored for the
+    thresholds, None for all.
     """
 
     format: Literal[2]
