@@ -128,7 +128,7 @@ class Delivery:
         verdicts = [_stamped(ticket, verdict, begin_ns, published_ns) for ticket, verdict in settled]
         if self.journal_available:
             try:
-                journalled = self._journal.append_new(verdicts)
+                journalled = self._put_on_disk(tickets, verdicts)
             except JournalError as error:
                 pushed = self._fail(tickets, error)
             else:
@@ -140,6 +140,12 @@ class Delivery:
         self._send_unjournalled(pushed)
         self.last_progress_ns = time.monotonic_ns()
         self._reception.made_room()
+
+    def _put_on_disk(self, tickets: Sequence[Ticket], verdicts: Sequence[Verdict]) -> list[tuple[Verdict, bool]]:
+        """Return each verdict as it was journalled, and whether that was before; raises JournalError."""
+        pairs = list(zip(tickets, verdicts, strict=True))
+        journalled = iter(self._journal.append_new([verdict for ticket, verdict in pairs if not ticket.unchecked]))
+        return [(verdict, False) if ticket.unchecked else next(journalled) for ticket, verdict in pairs]
 
     def _send(self, tickets: Sequence[Ticket], journalled: Sequence[tuple[Verdict, bool]]) -> None:
         """Let verdicts leave; those that were `journalled` before have left already and only answer their senders."""

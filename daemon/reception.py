@@ -190,6 +190,7 @@ class Reception:
                     if reply is not None:
                         return Answer.REFUSED
                     error = MessageError(f"Camera {header.camera}: {failure}", Reason.JOURNAL_UNAVAILABLE)
+                    placement = self._place_unchecked(header)
             self._count_frame(self._label(header.camera) if header is not None else NO_CAMERA, payload, reply)
             if header is not None and placement is not None and placement.duplicate:
                 return self._answer_duplicate(header, placement, reply)
@@ -270,6 +271,18 @@ class Reception:
             self._telemetry.gaps.labels(header.camera).inc()
         return placement
 
+    def _place_unchecked(self, header: FrameHeader) -> Placement | None:
+        """Place a pushed frame by what it states alone; None where not even its camera is known.
+
+        The ledger takes no note of it: once the journal can be asked, what is missing in the stream can still be told.
+        """
+        if header.stream is None or header.camera not in self._cameras:
+            return None
+        if (header.camera, header.stream, header.seq) in self._under_way:
+            return Placement(stream=header.stream, duplicate=True)
+        self._ledger.add_under_way(header.camera, header.stream, 1)
+        return Placement(stream=header.stream, unchecked=True)
+
     def _answer_duplicate(self, header: FrameHeader, placement: Placement, reply: ReplyToken | None) -> Answer:
         self._telemetry.duplicates.labels(self._label(header.camera)).inc()
         if reply is None:
@@ -306,6 +319,7 @@ class Reception:
                 received_ns=received_ns,
                 received_monotonic_ns=monotonic_ns,
                 door="push" if reply is None else "acked",
+                unchecked=placement.unchecked,
             )
 
         first = header.seq - placement.missing

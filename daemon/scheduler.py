@@ -38,8 +38,9 @@ class Ticket:
     """One part that was taken in and owes its verdict. `count` parts from `seq` on when it stands for a gap.
 
     `header` and `payload` are None for parts that never came. Deadline and stages are on the monotonic clock; the
-    stages are leaving the queue, entering the engine, and having a verdict. `forgotten`: its
-    sender will send it again, so that it must get no verdict now.
+    stages are leaving the queue, entering the engine, and having a verdict. `forgotten`: its sender will send it
+    again, so that it must get no verdict now. `unchecked`: the journal couldn't be asked for its stream, so that its
+    verdict must not go there.
     """
 
     camera: str
@@ -56,6 +57,7 @@ class Ticket:
     deadline_ns: int | None = None
     reply: ReplyToken | None = None
     forgotten: bool = False
+    unchecked: bool = False
     verdict: Verdict | None = None
     judgement: "Judgement | None" = None
     taken_monotonic_ns: int = 0

@@ -38,7 +38,8 @@ class Placement:
     """Where one frame belongs.
 
     `missing`: parts that were skipped right before `seq`, the first of them `seq - missing`. `started`: the stream is
-    new. `conflict`: the camera went back to an earlier stream, so two senders use its name.
+    new. `conflict`: the camera went back to an earlier stream, so two senders use its name. `unchecked`: what is known
+    of the stream couldn't be looked up.
     """
 
     stream: int
@@ -46,6 +47,7 @@ class Placement:
     missing: int = 0
     started: bool = False
     conflict: bool = False
+    unchecked: bool = False
 
 
 @dataclass(slots=True)
@@ -169,7 +171,7 @@ class StreamLedger:
         return Placement(stream=stream, missing=missing, conflict=current is not None and current != stream)
 
     def add_under_way(self, camera: str, stream: int, count: int) -> None:
-        """Note `count` more verdicts that the stream owes, for the parts missing before a frame."""
+        """Note `count` more verdicts that the stream owes than those of frames that were placed."""
         if count:
             self._cameras[camera].under_way[stream] += count
 

@@ -10,6 +10,7 @@ from daemon.outcomes import Reason
 from daemon.recipes import load_recipes
 from tests.daemon.conftest import write_config
 from tests.daemon.journal_writer import verdict
+from tests.daemon.serving import until
 from tests.daemon.stages import Line
 
 TWO_CAMERAS = "[intake]\nmax_cameras = 2\n"
@@ -99,3 +100,36 @@ def test_a_part_of_a_camera_that_was_let_go_is_a_duplicate_with_its_place_and_wi
         assert [(told.seq, told.reason) for told in line.published(6)[4:]] == [(1, Reason.MISSING), (2, None)]
         assert line.metric("duplicate_frames_total", camera="trial") == 1
         assert line.metric("duplicate_frames_total", camera="?") == 1
+
+
+def test_a_pushed_part_whose_stream_the_journal_cannot_tell_keeps_its_name_and_stays_out_of_the_journal(
+    settings: Settings,
+) -> None:
+    with Line(settings) as line:
+        line.receive(0, acked=False)
+        away = line.journal.path.rename(line.journal.path.with_suffix(".away"))
+        for _ in range(2):
+            line.receive(0, stream=8, acked=False)
+        line.receive(5, stream=8, acked=False)
+        line.receive(0, camera="cam2", acked=False)
+        away.rename(line.journal.path)
+        line.pipeline.start()
+        line.published(4)
+        line.receive(6, stream=8, acked=False)
+        told = line.published(5)
+        assert [verdict.identity for verdict in told if verdict.camera == "cam1"] == [
+            ("cam1", 7, 0),
+            ("cam1", 8, 0),
+            ("cam1", 8, 5),
+            ("cam1", 8, 6),
+        ]
+        refused = [verdict for verdict in told if verdict.reason is Reason.JOURNAL_UNAVAILABLE]
+        assert sorted((verdict.camera, verdict.offset is None) for verdict in refused) == [
+            ("?", False),
+            ("cam1", True),
+            ("cam1", True),
+        ]
+        kept = [verdict.identity[1:] for verdict in line.journal.read(0, 10) if verdict.camera == "cam1"]
+        assert kept == [(7, 0), (8, 6)]
+        assert line.metric("duplicate_frames_total", camera="cam1") == 1
+        until(lambda: line.metric("in_flight_frames") == 0)
