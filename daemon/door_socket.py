@@ -2,15 +2,18 @@
 
 import grp
 import os
+import socket
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import zmq
 
+from daemon.descriptors import borrowed
 from daemon.errors import BindError
-from daemon.sockets import ZmqContext, bind, open_socket
+from daemon.sockets import ZmqContext, bind, connection_of, open_socket
 
 REBIND_MS: Final = 5000
 # With a domain, which the authenticator is asked about, ZeroMQ turns peers of ZMTP 1.0 and 2.0 away in the greeting: it
@@ -36,6 +39,10 @@ class Access:
 OPEN: Final = Access()
 # Requests and subscriptions of one connection: 4 KiB at most each, 1,000 may wait.
 SMALL_MESSAGES_BYTES: Final = 8 * 2**20
+# The longest message of ours has five parts; whoever sends more than these is cut.
+MOST_PARTS: Final = 64
+# Further parts of such a message, a microsecond each, that one call passes over.
+PASSED_OVER: Final = 1000
 
 
 class DoorSocket:
@@ -58,6 +65,9 @@ class DoorSocket:
         self.on_tcp = address.startswith("tcp://")
         # The descriptors of TCP connections whose messages came out since `take_heard`; subscriptions aren't noted.
         self.heard: set[int] | None = set() if self.on_tcp else None
+        # Whether parts wait of a message that has been handed on as one of too many.
+        self.passing_over = False
+        self._cut: list[str] = []
         self.socket = open_socket(context, kind, zap_domain=NO_LIST.encode(), **options)
         self._access = access
         self._asked: tuple[bytes, threading.Event] | None = None
@@ -90,8 +100,63 @@ class DoorSocket:
         heard, self.heard = self.heard or set(), set()
         return heard
 
+    def take_cut(self) -> list[str]:
+        """Return the peers whose connections were cut for the number of their parts since the last call; any thread."""
+        cut, self._cut = self._cut, []
+        return cut
+
+    def receive(self, limit: int) -> tuple[list[memoryview], int] | None:
+        """Receive one message without waiting and without copying its parts.
+
+        Returns its first `limit` parts as views into the received buffers, and the number of all its parts, or
+        MOST_PARTS + 1: then its connection is cut and later calls pass over the rest. None when no message waits, or
+        while that takes more than one call.
+        """
+        if self.passing_over and not self._pass_over():
+            return None
+        parts: list[memoryview] = []
+        count = 0
+        try:
+            more = True
+            while more and count <= MOST_PARTS:
+                frame: Any = self.socket.recv(zmq.NOBLOCK, copy=False)
+                if count < limit:
+                    parts.append(frame.buffer)
+                count += 1
+                more = frame.more
+        except zmq.Again:
+            return None
+        if self.heard is not None and (connection := connection_of(frame)) is not None:
+            self.heard.add(connection)
+        if more:
+            self.passing_over = True
+            self._cut_connection(frame)
+        return parts, count
+
     def close(self, linger_ms: int = 0) -> None:
         self.socket.close(linger=linger_ms)
+
+    def _pass_over(self) -> bool:
+        """Drop parts of the message under way; return whether it has ended."""
+        for _ in range(PASSED_OVER):
+            if not self.socket.recv(zmq.NOBLOCK, copy=False).more:
+                self.passing_over = False
+                return True
+        return False
+
+    def _cut_connection(self, frame: zmq.Frame) -> None:
+        connection = connection_of(frame)
+        if connection is None or not self.on_tcp:
+            return
+        # OSError: it has ended by itself. What has its descriptor now is left alone, unless it is the same peer's.
+        with suppress(OSError), borrowed(connection) as candidate:
+            if candidate.family == socket.AF_INET and candidate.getsockname()[1] == int(
+                self.address.rpartition(":")[2]
+            ):
+                peer = candidate.getpeername()[0]
+                if peer == frame.get("Peer-Address"):
+                    candidate.shutdown(socket.SHUT_RDWR)
+                    self._cut.append(peer)
 
     def _rebind(self, secret_key: bytes) -> None:
         # Only a closed listener gives its address back, and ZeroMQ closes it on a thread of its own.

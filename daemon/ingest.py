@@ -13,7 +13,7 @@ from daemon.door_socket import OPEN, Access, DoorSocket
 from daemon.errors import BindError
 from daemon.intake import Acknowledgement, Intake
 from daemon.messages import read_frame
-from daemon.sockets import Waker, ZmqContext, ZmqSocket, receive_parts
+from daemon.sockets import Waker, ZmqContext, ZmqSocket
 
 # Messages that one connection may have waiting inside ZeroMQ; what exceeds it waits in TCP's buffers and at the camera.
 HIGH_WATER_MARK: Final = 1
@@ -214,9 +214,7 @@ class Ingest:
 
     def _read_router(self) -> None:
         for _ in range(TURN):
-            received = (
-                receive_parts(self._router, MAX_PARTS, self.doors[-1].heard) if self._router is not None else None
-            )
+            received = self.doors[-1].receive(MAX_PARTS)
             if received is None:
                 return
             self.door.handle(*received)
@@ -227,9 +225,11 @@ class Ingest:
                 return
 
     def _read_push_once(self) -> bool:
-        received = receive_parts(self._push, 2, self.doors[0].heard) if self._push is not None else None
-        if received is None:
+        if self._push is None:
             return False
+        received = self.doors[0].receive(2)
+        if received is None:
+            return self.doors[0].passing_over
         parts, count = received
         header, error = read_frame(parts, count, max_frame_bytes=self._max_frame_bytes)
         if header is not None and error is None:

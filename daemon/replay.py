@@ -10,7 +10,7 @@ from daemon.door_socket import OPEN, Access, DoorSocket
 from daemon.errors import JournalError, MessageError
 from daemon.messages import Verdict, pack
 from daemon.protocol import REPLAY_REPLY_BYTES, ReplayReply, ReplayRequest, parse
-from daemon.sockets import Waker, ZmqContext, receive_parts
+from daemon.sockets import Waker, ZmqContext
 
 MAX_REQUEST_BYTES: Final = 4096
 # Replies that may wait for one client; one that reads none gets no more, and asks again when it reads.
@@ -80,7 +80,7 @@ class Replay:
             ready = dict(poller.poll())
             self._waker.clear()
             self.door.change_key_if_asked()
-            received = receive_parts(self._socket, 2, self.door.heard) if self._socket in ready else None
+            received = self.door.receive(2) if self._socket in ready else None
             if received is not None:
                 parts, count = received
                 self._send(bytes(parts[0]), self._answer(parts[1] if count == 2 else None))

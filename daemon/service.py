@@ -201,6 +201,8 @@ class Service:
         interval_s = TICK_S
         if self._notifier.watchdog_s is not None:
             interval_s = min(interval_s, self._notifier.watchdog_s / 3)
+        if self._unfinished is not None:
+            interval_s = min(interval_s, self._unfinished.interval_s)
         self._bell_reader.settimeout(interval_s)
         with suppress(TimeoutError):
             self._bell_reader.recv(4096)

@@ -2,7 +2,7 @@
 
 import contextlib
 import socket
-from typing import Any, Final
+from typing import Final
 
 import zmq
 
@@ -69,29 +69,6 @@ def connect(opened: ZmqSocket, address: str, keys: ClientKeys | None = None) -> 
         raise NotRunningError(
             f"{address!r} is no address to connect to: {error.strerror}. Give one like tcp://HOST:PORT or ipc://PATH."
         ) from error
-
-
-def receive_parts(opened: ZmqSocket, limit: int, heard: set[int] | None = None) -> tuple[list[memoryview], int] | None:
-    """Receive one message without waiting and without copying its parts.
-
-    `heard` gets the descriptor of the TCP connection that it came by. Returns its first `limit` parts as views into the
-    received buffers, and the number of all its parts; None when no message waits.
-    """
-    parts: list[memoryview] = []
-    count = 0
-    try:
-        more = True
-        while more:
-            frame: Any = opened.recv(zmq.NOBLOCK, copy=False)
-            if count < limit:
-                parts.append(frame.buffer)
-            count += 1
-            more = frame.more
-    except zmq.Again:
-        return None
-    if heard is not None and (connection := connection_of(frame)) is not None:
-        heard.add(connection)
-    return parts, count
 
 
 def connection_of(frame: zmq.Frame) -> int | None:

@@ -156,7 +156,9 @@ class Telemetry:
         self.authenticator_alive.set(1)
         self.connections_granted = counter("connections_granted", "Connections whose key is on the list.", ("list",))
         self.connections_refused = counter("connections_refused", "Connections whose key is not.", ("list",))
-        self.unfinished_cut = counter("unfinished_messages_cut", "Connections cut that sent a message without end.")
+        self.unfinished_cut = counter(
+            "unfinished_messages_cut", "Connections cut for messages without end or of far too many parts."
+        )
         self.doors_without_keys = gauge("doors_without_keys", "Doors that other hosts reach without a key.")
 
         self.reloads = counter("reloads", "Reloads of banks and recipes.", ("outcome",))

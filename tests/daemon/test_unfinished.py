@@ -10,15 +10,16 @@ import zmq
 from prometheus_client import CollectorRegistry
 
 from daemon import unfinished
+from daemon.client import FrameSender
 from daemon.descriptors import borrowed
-from daemon.door_socket import DoorSocket
+from daemon.door_socket import MOST_PARTS, PASSED_OVER, DoorSocket
 from daemon.push_camera import PushCamera
 from daemon.telemetry import Telemetry
 from daemon.unfinished import UnfinishedGuard, taken_bytes
 from tests.daemon.conftest import good_part
 from tests.daemon.line import PATIENCE_S, Peer
-from tests.daemon.serving import Start, metric, verdicts_of
-from tests.daemon.zmtp import RawPeer, part
+from tests.daemon.serving import Start, frame, metric, verdicts_of
+from tests.daemon.zmtp import RawPeer, message, part
 
 PART_BYTES = 64 * 1024
 
@@ -59,6 +60,84 @@ def test_a_message_without_end_is_cut_and_others_go_on(start_daemon: Start) -> N
         assert "without end" in cut["advice"]
         camera.send(good_part(1))
         assert [verdict.camera for verdict in verdicts_of(daemon, 2)] == ["cam1", "cam1"]
+
+
+@pytest.mark.parametrize("door", ["push", "acked"])
+def test_a_message_of_many_parts_is_cut_after_it_and_others_go_on(start_daemon: Start, door: str) -> None:
+    daemon = start_daemon()
+    with RawPeer(daemon.addresses[door]).greet("PUSH" if door == "push" else "DEALER") as hostile:
+        hostile.say(message(*frame("cam1", 0)[:1], *[b""] * 200_000, b"the end"))
+        hostile.wait_for_the_end()
+    cut = daemon.wait_for("message_of_many_parts_cut")
+    assert (cut["door"], cut["peers"], cut["connections"]) == (daemon.addresses[door], ["127.0.0.1"], 1)
+    assert metric(daemon, "patchline_unfinished_messages_cut_total") == 1
+    with (
+        PushCamera(daemon.addresses["push"], "cam2") as camera,
+        FrameSender(daemon.addresses["acked"], "cam1") as sender,
+    ):
+        camera.send(good_part(0))
+        sender.send(good_part(1))
+        assert sender.flush(PATIENCE_S)
+        judged = [
+            verdict.camera for verdict in verdicts_of(daemon, 3 if door == "push" else 2) if verdict.reason is None
+        ]
+    assert sorted(judged) == ["cam1", "cam2"]
+
+
+def test_parts_without_end_are_passed_over_a_number_at_a_time() -> None:
+    with zmq.Context() as context:
+        door = DoorSocket(context, zmq.PULL, "tcp://127.0.0.1:*")
+        with RawPeer(door.address).greet("PUSH") as hostile, Peer(zmq.PUSH, door.address) as camera:
+            hostile.say(message(*[b""] * (3 * PASSED_OVER)))
+            assert door.socket.poll(int(PATIENCE_S * 1000))
+            received = door.receive(2)
+            assert received is not None
+            assert (len(received[0]), received[1], door.passing_over) == (2, MOST_PARTS + 1, True)
+            assert [door.receive(2), door.passing_over] == [None, True]
+            camera.send(b"header", b"payload")
+            while (received := door.receive(2)) is None:
+                assert door.socket.poll(int(PATIENCE_S * 1000))
+            assert (received[1], door.passing_over) == (2, False)
+            hostile.wait_for_the_end()
+        assert door.take_cut() == ["127.0.0.1"]
+        assert door.take_cut() == []
+        door.close()
+
+
+def test_a_connection_that_has_taken_the_descriptor_of_one_to_be_cut_is_left_alone() -> None:
+    with zmq.Context() as context:
+        first, second = (DoorSocket(context, zmq.PULL, "tcp://127.0.0.1:*") for _ in range(2))
+        with Peer(zmq.PUSH, first.address) as camera:
+            for _ in range(2):
+                camera.send(b"frame")
+            assert first.socket.poll(int(PATIENCE_S * 1000))
+            # To the other door this descriptor's connection is a stranger's.
+            second._cut_connection(first.socket.recv(copy=False))
+            assert (second.take_cut(), first.take_cut()) == ([], [])
+            assert first.socket.poll(int(PATIENCE_S * 1000))
+            first._cut_connection(first.socket.recv(copy=False))
+            assert first.take_cut() == ["127.0.0.1"]
+        first.close()
+        second.close()
+
+
+def test_a_guard_looks_more_often_while_a_message_grows(
+    guarded: "tuple[DoorSocket, UnfinishedGuard, Telemetry]",
+) -> None:
+    door, guard, _ = guarded
+    calm = guard.interval_s
+    with Endless(door.address) as endless:
+        guard.look()
+        deadline = time.monotonic() + PATIENCE_S
+        while guard.interval_s == calm:
+            assert endless.send(bytes(1000))
+            guard.look()
+            assert time.monotonic() < deadline
+    while guard.interval_s != calm:
+        guard.look()
+        assert time.monotonic() < deadline
+    door.close()
+    door.socket.context.term()
 
 
 @pytest.fixture

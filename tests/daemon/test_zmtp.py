@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daemon.client import FrameSender, PushCamera
+from daemon.door_socket import DoorSocket
 from daemon.protocol import HELLO, Hello, ReplayRequest
-from daemon.sockets import receive_parts
 from tests.daemon.conftest import good_part
 from tests.daemon.keyring import Keyring
 from tests.daemon.line import PNG, Line, Peer, frame_header
@@ -57,15 +57,16 @@ def test_a_frame_in_the_bytes_of_zmtp_3_gets_its_verdict(start_daemon: Start) ->
 
 
 def test_a_message_whose_connection_zeromq_doesnt_know_is_received_like_any_other() -> None:
-    with zmq.Context() as context, context.socket(zmq.PULL) as door, context.socket(zmq.PUSH) as camera:
-        door.bind("inproc://door")
-        camera.connect("inproc://door")
+    with zmq.Context() as context, context.socket(zmq.PUSH) as camera:
+        door = DoorSocket(context, zmq.PULL, "inproc://door")
+        door.heard = set()
+        camera.connect(door.address)
         camera.send_multipart([b"header", b"payload"])
-        heard: set[int] = set()
-        received = receive_parts(door, 2, heard)
+        received = door.receive(2)
         assert received is not None
-        assert (list(map(bytes, received[0])), received[1], heard) == ([b"header", b"payload"], 2, set())
-        assert receive_parts(door, 2, heard) is None
+        assert (list(map(bytes, received[0])), received[1], door.heard) == ([b"header", b"payload"], 2, set())
+        assert door.receive(2) is None
+        door.close()
 
 
 @pytest.fixture(scope="module")
