@@ -12,6 +12,7 @@ from daemon.archive import MEND
 from daemon.config import MIB, Settings
 from daemon.delivery import FASTER_DISK
 from daemon.engine_health import LOOK, MAKE_ROOM
+from daemon.logs import LOG_LOST
 from daemon.outcomes import Reason
 from daemon.scrape import Scrape
 from daemon.self_watch import ADVICE as HANG_ADVICE
@@ -215,7 +216,7 @@ def check_doors(reading: Reading) -> Iterator[Finding]:
 
 
 def check_host(reading: Reading) -> Iterator[Finding]:
-    """Memory, descriptors, the clock, and reloads that pile up."""
+    """Memory, descriptors, the clock, the log, and reloads that pile up."""
     last = reading.last
     resident, ceiling = last.resident_bytes, last.value("memory_limit_bytes")
     remedy = "See what else runs in its control group, and lower the largest shares that `patchline doctor` shows."
@@ -228,6 +229,7 @@ def check_host(reading: Reading) -> Iterator[Finding]:
     detail = f"{used:.0f} of {limit:.0f} in use" + (": new connections are turned away" if short else "")
     yield _finding("descriptors", "fail" if short else "warning" if low else "ok", detail, remedy)
     yield from _counted(reading, "clock", "clock_steps_total", "jumps of the host's clock", ONE_CLOCK)
+    yield from _counted(reading, "log", "log_lines_lost_total", "log lines couldn't be written", LOG_LOST)
     asked, done = last.value("reload_requests_total"), last.value("reloads_total")
     if asked > MANY_RELOADS * max(done, 1):
         remedy = "Something sends SIGHUP again and again: `bank activate` and `systemctl reload` need one."

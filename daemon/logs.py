@@ -1,14 +1,58 @@
 """structlog's set-up: one JSON object per line, or text for a person where stderr is a terminal."""
 
 import logging
+import os
 import sys
-from typing import Literal, TextIO
+from collections.abc import Callable
+from typing import Final, Literal, TextIO, cast
 
 import structlog
 
+LOG_LOST: Final = (
+    "Make room where the daemon's stderr goes; behind a terminal or pipe that has ended it takes a restart."
+)
 
-def set_up_logging(level: Literal["debug", "info", "warning", "error"], stream: TextIO = sys.stderr) -> None:
-    """Send the daemon's events to `stream`. Each event has a stable name, its key `event`."""
+
+class UnfailingStream:
+    """Writes to a stream's file, and leaves out what it doesn't take: full disks, closed terminals and pipes.
+
+    Nothing is held back, so that nothing is left to fail later. Not thread-safe; structlog locks.
+    """
+
+    def __init__(self, stream: TextIO, on_loss: Callable[[], object]) -> None:
+        """`on_loss` is called for each text that was left out, or cut off."""
+        self._descriptor, self._encoding = stream.fileno(), stream.encoding
+        self._on_loss = on_loss
+        self._cut_off = False
+
+    def write(self, text: str) -> int:
+        rest = memoryview(text.encode(self._encoding, "backslashreplace"))
+        try:
+            if self._cut_off:
+                os.write(self._descriptor, b"\n")
+                self._cut_off = False
+            while rest:
+                written = os.write(self._descriptor, rest)
+                rest = rest[written:]
+                self._cut_off = bool(rest)
+        except OSError:
+            self._on_loss()
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing waits to be written."""
+
+
+def set_up_logging(
+    level: Literal["debug", "info", "warning", "error"],
+    stream: TextIO = sys.stderr,
+    *,
+    on_loss: Callable[[], object] = lambda: None,
+) -> None:
+    """Send the daemon's events to `stream`. Each event has a stable name, its key `event`.
+
+    Where `stream` takes no line the daemon goes on; `on_loss` is called instead.
+    """
     processors: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -21,6 +65,6 @@ def set_up_logging(level: Literal["debug", "info", "warning", "error"], stream: 
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.WriteLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", UnfailingStream(stream, on_loss))),
         cache_logger_on_first_use=False,
     )

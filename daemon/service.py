@@ -316,8 +316,9 @@ class Service:
         log.info("stopped", shutting_down=cut_off, seconds=round(time.monotonic() - begin, 3))
 
     def _flush_and_exit(self, status: int) -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
         os._exit(status)
 
     def _journal_changed(self, available: bool) -> None:
@@ -346,13 +347,13 @@ def run_service(config: Path) -> int:
     from patchcore_engine.runtime import prepare_process
 
     settings = load_settings(config)
-    set_up_logging(settings.service.log_level)
-    os.umask(os.umask(0o077) | NEVER_WRITABLE)
-    log.info("process_prepared", isa_guard=prepare_process().isa_guard)
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     registry = prometheus_client.CollectorRegistry()
     prometheus_client.ProcessCollector(registry=registry)
     telemetry = Telemetry(registry)
+    set_up_logging(settings.service.log_level, on_loss=telemetry.log_lines_lost.inc)
+    os.umask(os.umask(0o077) | NEVER_WRITABLE)
+    log.info("process_prepared", isa_guard=prepare_process().isa_guard)
     libraries = ("patchline", "mindspore", "faiss-cpu", "numpy")
     telemetry.build.info({name.replace("-", "_"): version(name) for name in libraries})
     return Service(config, telemetry).run()

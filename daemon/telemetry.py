@@ -165,6 +165,8 @@ class Telemetry:
         self.reload_requests = counter("reload_requests", "Reloads asked for; one reload answers all that wait for it.")
         self.last_reload = gauge("last_reload_timestamp_seconds", "When the last reload ended; 0 if none.")
 
+        self.log_lines_lost = counter("log_lines_lost", "Log lines that stderr didn't take.")
+
         self.memory_budget = gauge("memory_budget_bytes", "What the daemon may take at most, by share.", ("share",))
         self.memory_limit = gauge(
             "memory_limit_bytes", "What it has: service.memory_bytes, its cgroup's or the host's."

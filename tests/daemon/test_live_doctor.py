@@ -148,6 +148,7 @@ def many_cameras(telemetry: Telemetry) -> None:
         (lambda telemetry: telemetry.subscribers_behind.inc(), "slow readers", "fail"),
         (lambda telemetry: telemetry.archive_dropped.inc(), "archive", "fail"),
         (lambda telemetry: telemetry.clock_steps.inc(), "clock", "fail"),
+        (lambda telemetry: telemetry.log_lines_lost.inc(), "log", "fail"),
         (lambda telemetry: telemetry.streams.labels("left").inc(9), "camera left", "warning"),
         (lambda telemetry: telemetry.authenticator_alive.set(0), "doors", "fail"),
         (lambda telemetry: telemetry.doors_without_keys.set(2), "doors", "warning"),

@@ -49,6 +49,33 @@ def test_a_terminal_gets_text() -> None:
     assert not text.startswith("{")
 
 
+@pytest.mark.parametrize("mute", ["a full disk", "a pipe that nobody reads"])
+def test_lines_that_cant_be_written_are_counted_and_harm_nobody(mute: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    lost: list[str] = []
+    with Path("/dev/full").open("w") as full, os.fdopen(writer, "w") as pipe:
+        set_up_logging("info", full if mute == "a full disk" else pipe, on_loss=lambda: lost.append("line"))
+        for seq in range(3):
+            structlog.get_logger().info("not_inspected", seq=seq)
+    assert len(lost) == 3
+
+
+def test_a_line_that_is_cut_off_spoils_none_that_comes_after_it() -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    lost: list[str] = []
+    with os.fdopen(reader, "rb", buffering=0) as log, os.fdopen(writer, "w") as pipe:
+        set_up_logging("info", pipe, on_loss=lambda: lost.append("line"))
+        structlog.get_logger().info("too_long", text="x" * 1_000_000)
+        assert len(log.read(1_000_000)) < 1_000_000
+        for event in ("ready", "draining"):
+            structlog.get_logger().info(event)
+        _rest, *lines = log.read(4096).splitlines()
+    assert [json.loads(line)["event"] for line in lines] == ["ready", "draining"]
+    assert lost == ["line"]
+
+
 def test_of_lines_that_repeat_the_first_comes_at_once_and_the_next_tells_how_many_were_held_back() -> None:
     limit = LogLimit(0.05)
     assert limit.due() == 0

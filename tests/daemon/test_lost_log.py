@@ -1,0 +1,65 @@
+"""A real daemon whose log goes to a full disk, while the journal's disk fills up and reloads fail."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from daemon.config import load_settings
+from daemon.endpoints import ADDRESSES_FILE, running_addresses
+from tests.daemon.conftest import START_TIMEOUT_S, DaemonProcess, write_config
+from tests.daemon.disks import fill, small_disk
+from tests.daemon.serving import metric, page, until
+from tests.daemon.shift import ACKED, Shift, troubles
+
+LOST = "patchline_log_lines_lost_total"
+
+
+@contextmanager
+def daemon_without_a_log(config: Path) -> Iterator[DaemonProcess]:
+    """Start a daemon that can't say anything: its stderr is a full disk."""
+    daemon = DaemonProcess(config, command=("sh", "-c", 'exec "$0" "$@" 2>/dev/full'))
+    state = load_settings(config).service.state_dir
+    try:
+        until((state / ADDRESSES_FILE).exists, START_TIMEOUT_S)
+        daemon.addresses = running_addresses(state)
+        until(lambda: page(daemon, "/readyz")[0] == 200, START_TIMEOUT_S)
+        yield daemon
+    finally:
+        daemon.end()
+
+
+def test_a_daemon_without_a_log_serves_reloads_and_stops(tmp_path: Path, sleeping_banks: Path) -> None:
+    config = write_config(tmp_path / "daemon", sleeping_banks)
+    with daemon_without_a_log(config) as daemon:
+        with Shift(daemon) as shift:
+            shift.pushing.send(b"\x89PNG\r\n\x1a\nand no more")
+            shift.wait_for(list)
+            config.write_text(config.read_text().replace('"pins"', '"nothing"'))
+            daemon.signal(signal.SIGHUP)
+            until(lambda: metric(daemon, 'patchline_reloads_total{outcome="failure"}') == 1)
+            shift.send(5)
+            assert shift.sending.flush(60)
+        assert page(daemon, "/healthz")[0] == 200
+        assert metric(daemon, LOST) > 3
+        assert troubles(daemon)["log"].remedy
+        assert daemon.stop() == 0
+
+
+def test_a_full_journal_disk_is_got_over_without_a_log(tmp_path: Path, sleeping_banks: Path) -> None:
+    with small_disk(tmp_path / "disk", "size=16m") as disk:
+        config = write_config(tmp_path / "daemon", sleeping_banks, f'[journal]\ndir = "{disk}"\n')
+        with daemon_without_a_log(config) as daemon, Shift(daemon) as shift:
+            shift.push(5)
+            shift.send(5)
+            shift.account()
+            filler = fill(disk)
+            while page(daemon, "/readyz")[0] == 200:
+                shift.push(10)
+            shift.send(20)
+            filler.unlink()
+            until(lambda: page(daemon, "/readyz")[0] == 200)
+            account = shift.account()
+    assert account.balanced
+    assert set(account.not_inspected) == {"journal_unavailable"}
+    assert {verdict.reason for verdict in shift.heard if verdict.camera == ACKED} == {None}
