@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgpack
 import zmq
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -11,7 +12,7 @@ from daemon.messages import HeatmapHeader
 from daemon.outcomes import Outcome, Reason
 from daemon.push_camera import PushCamera
 from daemon.sender import FrameSender
-from patchcore_engine.images import decode
+from patchcore_engine.images import decode, encode_png
 from tests.daemon.conftest import bad_part, good_part, write_config
 from tests.daemon.serving import Start, frame, metric, page, patchline, until, verdicts_of
 
@@ -146,6 +147,36 @@ def test_offsets_and_streams_go_on_after_a_kill(start_daemon: Start) -> None:
     verdicts = verdicts_of(second, 20)
     assert [verdict.offset for verdict in verdicts] == list(range(20))
     assert len({verdict.identity for verdict in verdicts}) == 20
+
+
+def test_after_a_restart_a_camera_that_is_listed_now_has_another_s_place_and_goes_on_where_it_was(
+    start_daemon: Start,
+) -> None:
+    first = start_daemon("[intake]\nmax_cameras = 2\n")
+
+    def push(address: str, camera: str, seq: int) -> None:
+        """A frame without a stream: only what is remembered of its camera tells where it belongs."""
+        header = {"v": 1, "camera": camera, "seq": seq, "captured_ns": 0, "encoding": "png"}
+        with zmq.Context() as context, context.socket(zmq.PUSH) as sender:
+            sender.connect(address)
+            sender.send_multipart([msgpack.packb(header), encode_png(good_part(seq))])
+
+    push(first.addresses["push"], "trial", 0)
+    (before,) = verdicts_of(first, 1)
+    push(first.addresses["push"], "typo", 0)
+    verdicts_of(first, 2)
+    first.kill()
+    config = first.config
+    config.write_text(config.read_text().replace("max_cameras = 2", "max_cameras = 1").replace('"cam1"', '"trial"'))
+    second = start_daemon(config=config)
+    assert metric(second, 'patchline_duplicate_frames_total{camera="typo"}') == 0
+    push(second.addresses["push"], "trial", 2)
+    after = verdicts_of(second, 4)[2:]
+    assert [(verdict.stream, verdict.seq, verdict.reason) for verdict in after] == [
+        (before.stream, 1, Reason.MISSING),
+        (before.stream, 2, None),
+    ]
+    assert 'camera="typo"' not in page(second, "/metrics")[1]
 
 
 def test_an_overloaded_line_sheds_and_says_so_for_every_part(start_daemon: Start) -> None:
