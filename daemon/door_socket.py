@@ -112,11 +112,11 @@ class DoorSocket:
         MOST_PARTS + 1: then its connection is cut and later calls pass over the rest. None when no message waits, or
         while that takes more than one call.
         """
-        if self.passing_over and not self._pass_over():
-            return None
         parts: list[memoryview] = []
         count = 0
         try:
+            if self.passing_over and not self._pass_over():
+                return None
             more = True
             while more and count <= MOST_PARTS:
                 frame: Any = self.socket.recv(zmq.NOBLOCK, copy=False)
