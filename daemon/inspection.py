@@ -84,7 +84,7 @@ def decode_frame(ticket: Ticket, recipe: Recipe, taken_ns: int) -> DecodedFrame 
     if header is None or payload is None:
         return Refusal(Reason.MALFORMED, "The frame holds no picture.")
     begin_ns = time.monotonic_ns()
-    image = _guarded(lambda: _prepare(header, payload, recipe))
+    image = guarded(lambda: _prepare(header, payload, recipe))
     match image:
         case UndecodableImageError():
             return Refusal(Reason.UNDECODABLE, str(image))
@@ -164,8 +164,8 @@ def judged_verdict(frame: JudgedFrame, judgement: Judgement) -> Verdict:
 
 
 def run_guarded(job: Callable[[], None]) -> Exception | None:
-    """Run a job of the engine thread, a load or a trial inspection; return what it raised."""
-    result = _guarded(job)
+    """Run a job, such as a load, a trial inspection or a reload; return what it raised."""
+    result = guarded(job)
     return result if isinstance(result, Exception) else None
 
 
@@ -173,7 +173,7 @@ def _judge_alike(frames: Sequence[DecodedFrame], health: EngineHealth) -> list[J
     extractor = frames[0].recipe.inspector.extractor
     items = [(frame.image, frame.recipe.bank) for frame in frames]
     started_ns = time.monotonic_ns()
-    batch = _guarded(lambda: inspect_batch(extractor, items))
+    batch = guarded(lambda: inspect_batch(extractor, items))
     if isinstance(batch, Exception):
         if is_out_of_memory(batch) and health.ran_out_of_memory(extractor, len(frames), batch):
             return judge(frames, health)
@@ -214,7 +214,7 @@ def _prepare(header: FrameHeader, payload: memoryview, recipe: Recipe) -> Prepar
     return recipe.inspector.prepare(image)
 
 
-def _guarded(call: Callable[[], Result]) -> Result | Exception:
+def guarded(call: Callable[[], Result]) -> Result | Exception:
     """The edge of the pipeline: whatever the engine raises becomes a value, and the thread lives on."""
     try:
         return call()

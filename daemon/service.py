@@ -23,6 +23,7 @@ from daemon.descriptors import DescriptorGuard
 from daemon.endpoints import SERVER_KEY
 from daemon.errors import ConfigError, DaemonError
 from daemon.health import HealthServer
+from daemon.inspection import guarded, run_guarded
 from daemon.logs import set_up_logging
 from daemon.memory_budget import Footprints, MemoryBudget, footprints, memory_budget
 from daemon.memory_limit import memory_limit
@@ -212,7 +213,9 @@ class Service:
             self._telemetry.reload_requests.inc(asked)
             self._notifier.reloading()
             self._reload = threading.Thread(target=self._reload_recipes, args=(asked,), name="reload", daemon=True)
-            self._reload.start()
+            failure = run_guarded(self._reload.start)
+            if failure is not None:
+                self._tell_of_reload(asked, failure)
         if self._guard is not None:
             self._guard.look()
         if self._unfinished is not None:
@@ -226,63 +229,57 @@ class Service:
             self._notifier.alive()
 
     def _reload_recipes(self, asked: int) -> None:
-        failure = self._take_up_the_configuration()
+        self._tell_of_reload(asked, self._take_up_the_configuration())
+        self._ring()
+
+    def _tell_of_reload(self, asked: int, failure: Exception | None) -> None:
         if failure is None:
             recipes = self._stations_or_fail().pipeline.recipes.recipes
             log.info("reloaded", asked=asked, recipes={name: recipe.bank.version for name, recipe in recipes.items()})
             self._notifier.ready(self._status())
         else:
-            log.error("reload_failed", error=str(failure), advice=KEEP_SERVING)
-            self._notifier.ready(f"{self._status()}; the last reload failed: {failure}")
+            log.error("reload_failed", error=_told(failure), advice=KEEP_SERVING, exc_info=_unforeseen(failure))
+            self._notifier.ready(f"{self._status()}; the last reload failed: {_told(failure)}")
         self._telemetry.reloads.labels("success" if failure is None else "failure").inc()
         self._telemetry.last_reload.set_to_current_time()
-        self._ring()
 
     def _take_up_the_configuration(self) -> Exception | None:
         """Take up keys, recipes and banks as they are on disk now; return what failed first, and then the old serve on.
 
         Neither waits for the other: a key must be revocable while a bank is damaged.
         """
-        try:
-            settings = load_settings(self._config)
-        except DaemonError as error:
-            return error
+        settings = guarded(lambda: load_settings(self._config))
+        if isinstance(settings, Exception):
+            return settings
         self._warn_of_other_changes(settings)
-        keys_failure = self._change_keys(settings)
-        banks_failure = self._load_beside_the_running(settings)
+        keys_failure = run_guarded(lambda: self._change_keys(settings))
+        banks_failure = run_guarded(lambda: self._load_beside_the_running(settings))
         if keys_failure is not None and banks_failure is not None:
-            log.error("keys_not_changed", error=str(keys_failure))
+            log.error("keys_not_changed", error=_told(keys_failure), exc_info=_unforeseen(keys_failure))
         return banks_failure or keys_failure
 
-    def _change_keys(self, settings: Settings) -> Exception | None:
+    def _change_keys(self, settings: Settings) -> None:
         if not (settings.security.server_key and self._settings.security.server_key):
-            return None
-        try:
-            keys = read_door_keys(settings.security)
-            if keys is not None and keys != self._stations_or_fail().keys:
-                self._stations_or_fail().change_keys(keys)
-                self._write_addresses()
-                if self._guard is not None:
-                    self._guard.find_listeners(self._stations_or_fail().open_addresses)
-                counts = {name: len(peers) for name, peers in keys.lists.items()}
-                log.info("keys_changed", server_key=keys.own.public.decode(), **counts)
-        except DaemonError as error:
-            return error
+            return
+        stations, keys = self._stations_or_fail(), read_door_keys(settings.security)
+        if keys is not None and keys != stations.keys:
+            stations.change_keys(keys)
+            counts = {name: len(peers) for name, peers in keys.lists.items()}
+            log.info("keys_changed", server_key=keys.own.public.decode(), **counts)
+        # Each time, since it may have failed the last time.
+        self._write_addresses()
+        if self._guard is not None:
+            self._guard.find_listeners(stations.open_addresses)
         self._settings = self._settings.model_copy(update={"security": _keys_of(settings, self._settings)})
-        return None
 
-    def _load_beside_the_running(self, settings: Settings) -> Exception | None:
+    def _load_beside_the_running(self, settings: Settings) -> None:
         stations = self._stations_or_fail()
-        try:
-            settings = self._settings.model_copy(update={"recipes": settings.recipes, "banks": settings.banks})
-            banks = footprints(settings)
-            memory_budget(settings, banks, memory_limit(settings.service.memory_bytes), self._banks).require()
-            change_over(stations.pipeline, load_recipes(settings, stations.pipeline.recipes.extractors()))
-            self._banks = banks
-        except (DaemonError, PatchcoreError, RuntimeError, ValueError, OSError) as error:
-            return error
+        settings = self._settings.model_copy(update={"recipes": settings.recipes, "banks": settings.banks})
+        banks = footprints(settings)
+        memory_budget(settings, banks, memory_limit(settings.service.memory_bytes), self._banks).require()
+        change_over(stations.pipeline, load_recipes(settings, stations.pipeline.recipes.extractors()))
+        self._banks = banks
         self._settings = settings
-        return None
 
     def _warn_of_other_changes(self, settings: Settings) -> None:
         if bool(settings.security.server_key) == bool(self._settings.security.server_key):
@@ -333,6 +330,15 @@ class Service:
         if self._stations is None:
             raise ConfigError("The service isn't started.")
         return self._stations
+
+
+def _told(failure: Exception) -> str:
+    return f"{type(failure).__name__}: {failure}" if _unforeseen(failure) else str(failure)
+
+
+def _unforeseen(failure: Exception) -> Exception | None:
+    """Return a failure whose text says too little: any but an error made on purpose."""
+    return None if isinstance(failure, DaemonError | PatchcoreError) else failure
 
 
 def _keys_of(settings: Settings, rest: Settings) -> SecuritySettings:

@@ -40,7 +40,16 @@ def bad_part(seed: int, size: int = 64) -> NDArray[np.uint8]:
     return part
 
 
-def fit_sleeping_bank(folder: Path, banks: Path, recipe: str, *, seed: int = 0, activated: bool = True) -> str:
+def fit_sleeping_bank(
+    folder: Path,
+    banks: Path,
+    recipe: str,
+    *,
+    seed: int = 0,
+    activated: bool = True,
+    dimension: int = 8,
+    coreset_ratio: float = 0.1,
+) -> str:
     """Fit and save a bank with the sleeping backbone; `folder` takes its pictures. Returns its version."""
     folder.mkdir(parents=True, exist_ok=True)
     pictures = []
@@ -48,8 +57,9 @@ def fit_sleeping_bank(folder: Path, banks: Path, recipe: str, *, seed: int = 0, 
         picture = folder / f"{number:03}.png"
         picture.write_bytes(encode_png(good_part(1000 * seed + number)))
         pictures.append(picture)
-    settings = FitSettings(recipe=recipe, geometry=Geometry(resize=64, image_size=64), coreset_ratio=0.1, seed=seed)
-    version = save(fit(pictures, SleepingExtractor(), settings).bank, banks, recipe).name
+    geometry = Geometry(resize=64, image_size=64)
+    settings = FitSettings(recipe=recipe, geometry=geometry, coreset_ratio=coreset_ratio, seed=seed)
+    version = save(fit(pictures, SleepingExtractor(dimension=dimension), settings).bank, banks, recipe).name
     if activated:
         activate(banks, recipe, version)
     return version

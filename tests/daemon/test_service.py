@@ -105,6 +105,41 @@ def test_a_reload_that_fails_leaves_the_old_bank_serving(start_daemon: Start) ->
     assert page(daemon, "/readyz")[0] == 200
 
 
+@pytest.mark.parametrize("more", [10 * 2**20, 4 * 2**20])
+def test_a_reload_that_memory_doesnt_hold_leaves_the_old_bank_serving(
+    start_daemon: Start, tmp_path: Path, more: int
+) -> None:
+    """The reload's thread takes 8 MiB, and the new bank 12."""
+    banks = tmp_path / "banks"
+    old = fit_sleeping_bank(tmp_path / "a", banks, "caps", dimension=2048, coreset_ratio=0.01)
+    config = write_config(tmp_path / "daemon", banks, recipes='[recipes.caps]\nbank = "caps"\ncameras = ["*"]\n')
+    daemon = start_daemon(config=config)
+    large = fit_sleeping_bank(tmp_path / "b", banks, "caps", dimension=2048, coreset_ratio=1.0)
+    with address_space(daemon.pid, more=more):
+        daemon.signal(signal.SIGHUP)
+        told = daemon.wait_for("reload_failed")
+    assert told["error"].startswith(("MemoryError: ", "RuntimeError: can't start new thread"))
+    assert "Traceback" in told["exception"]
+    with PushCamera(daemon.addresses["push"], "cam1") as camera:
+        camera.send(good_part(0))
+        assert verdicts_of(daemon, 1)[0].bank == old
+    assert page(daemon, "/healthz")[0] == 200
+    daemon.signal(signal.SIGHUP)
+    assert daemon.wait_for("reloaded")["recipes"] == {"caps": large}
+
+
+@contextmanager
+def address_space(process: int, *, more: int) -> Iterator[None]:
+    """Let a process take `more` bytes of memory, and then none."""
+    pages = int(Path(f"/proc/{process}/statm").read_text().split()[0])
+    before = resource.prlimit(process, resource.RLIMIT_AS)
+    resource.prlimit(process, resource.RLIMIT_AS, (pages * resource.getpagesize() + more, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(process, resource.RLIMIT_AS, before)
+
+
 def test_activating_a_bank_reloads_the_running_daemon(start_daemon: Start, tmp_path: Path) -> None:
     banks = tmp_path / "banks"
     fit_sleeping_bank(tmp_path / "a", banks, "caps")
