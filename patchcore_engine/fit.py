@@ -143,7 +143,7 @@ def fit(
         owners = kept.owners
         del kept
         index = chosen.index
-        settings = replace(settings, n_neighbors=_neighbours_that_serve(owners, calibrating, settings))
+        settings = _weighing_that_serves(owners, calibrating, settings)
         with clock.stage("neighbours"), progress.stage("neighbours", len(index), "vectors") as advance:
             neighbours = neighbours_of_each(index.vectors, settings.n_neighbors)
             advance(len(index))
@@ -230,15 +230,20 @@ def _choose_index(gathering: PatchGathering, kept: BankVectors, choice: IndexCho
     return choose_index(kept.vectors, queries, choice, ~np.isin(kept.owners, sample))
 
 
-def _neighbours_that_serve(owners: NDArray[np.int32], calibrating: Sequence[int], settings: FitSettings) -> int:
-    """Return how many neighbours weigh scores, in the calibration and in the service."""
+def _weighing_that_serves(owners: NDArray[np.int32], calibrating: Sequence[int], settings: FitSettings) -> FitSettings:
+    """Return `settings` with the neighbours that weigh scores in the calibration as in the service.
+
+    With a single one the weight would be 0 whatever a picture shows, so that scores are not weighed then.
+    """
     count = neighbours_left(owners, calibrating, settings.n_neighbors)
-    if count == 1 < settings.n_neighbors and (settings.reweight or settings.score_mode == "modelzoo"):
+    if count > 1:
+        return replace(settings, n_neighbors=count)
+    if settings.score_mode == "modelzoo":
         raise CalibrationError(
-            f"The bank's {len(owners)} vectors leave a picture only one to weigh its score by, which makes it 0 "
-            "whatever the picture shows: raise the coreset ratio."
+            f"The bank's {len(owners)} vectors leave a picture only one to weigh its score by, and then ModelZoo's score "
+            "is 0 whatever the picture shows: raise the coreset ratio."
         )
-    return count
+    return replace(settings, n_neighbors=1, reweight=False)
 
 
 def _score_good_pictures(

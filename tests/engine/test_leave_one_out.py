@@ -124,18 +124,19 @@ def test_pictures_that_own_much_of_a_bank_leave_few_neighbours_and_one_that_isnt
     assert neighbours_left(owners, [0, 1, 2], 3) == 3
 
 
-@pytest.mark.parametrize("mode", ["paper", "modelzoo"])
-def test_a_bank_that_leaves_one_vector_to_weigh_by_is_refused_since_every_score_would_be_0(
-    mode: ScoreMode, tmp_path: Path
-) -> None:
+def test_a_bank_that_leaves_one_vector_to_weigh_by_serves_scores_that_are_not_weighed(tmp_path: Path) -> None:
     good = parts.write_good_parts(tmp_path, count=12)
-    two_vectors = parts.settings(coreset_ratio=0.0035, score_mode=mode, reweight=mode == "paper")
+    weighed, plain = (
+        fit(good, parts.extractor(), parts.settings(coreset_ratio=0.0035, reweight=asked)) for asked in (True, False)
+    )
+    assert len(weighed.bank.index) == 2
+    assert (weighed.bank.manifest.n_neighbors, weighed.bank.manifest.reweight) == (1, False)
+    np.testing.assert_array_equal(weighed.picture_scores, plain.picture_scores)
+    assert (weighed.picture_scores > 0).all()
+
+
+def test_modelzoos_score_would_be_0_with_one_vector_to_weigh_by_and_is_refused(tmp_path: Path) -> None:
+    good = parts.write_good_parts(tmp_path, count=12)
+    two_vectors = parts.settings(coreset_ratio=0.0035, score_mode="modelzoo", reweight=False)
     with pytest.raises(CalibrationError, match=r"2 vectors leave a picture only one .*: raise the coreset ratio"):
         fit(good, parts.extractor(), two_vectors)
-
-
-def test_a_bank_that_leaves_one_vector_serves_where_scores_are_not_weighed(tmp_path: Path) -> None:
-    good = parts.write_good_parts(tmp_path, count=12)
-    result = fit(good, parts.extractor(), parts.settings(coreset_ratio=0.0035, reweight=False))
-    assert result.bank.manifest.n_neighbors == 1
-    assert (result.picture_scores > 0).all()
