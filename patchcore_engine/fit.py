@@ -240,7 +240,7 @@ def _weighing_that_serves(owners: NDArray[np.int32], calibrating: Sequence[int],
         return replace(settings, n_neighbors=count)
     if settings.score_mode == "modelzoo":
         raise CalibrationError(
-            f"The bank's {len(owners)} vectors leave a picture only one to weigh its score by, and then ModelZoo's score "
+            f"The bank's {len(owners)} vectors leave a picture only one to weigh by, and then ModelZoo's score "
             "is 0 whatever the picture shows: raise the coreset ratio."
         )
     return replace(settings, n_neighbors=1, reweight=False)
