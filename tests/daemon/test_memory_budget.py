@@ -200,7 +200,7 @@ def test_a_configuration_that_cant_fit_is_refused_in_one_line_before_anything_is
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: This configuration may take ")
-    assert "1,024 MiB (service.memory_bytes). Lower what takes most: connections 1,289 MiB (intake.max_cameras" in last
+    assert "1,024 MiB (service.memory_bytes). Lower what takes most: connections 1,930 MiB (intake.max_cameras" in last
     assert not (tmp_path / "state").exists()
     report = patchline("doctor", "--config", str(config))
     (line,) = [line for line in report.stdout.splitlines() if "memory: all" in line]
