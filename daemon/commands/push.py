@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from daemon.commands.door_options import KeyOption, ServerKeyOption
+
 
 def push(
     folder: Annotated[
@@ -25,15 +27,8 @@ def push(
     acked: Annotated[bool, typer.Option("--acked", help="Keep each frame until its verdict is journalled.")] = False,
     address: Annotated[str | None, typer.Option(help="The daemon's door; without it the configuration's.")] = None,
     config: Annotated[Path | None, typer.Option(help="The configuration that names the doors.")] = None,
-    key: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="This camera's secret key, for a daemon that asks for keys.")
-    ] = None,
-    server_key: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="The daemon's .pub; without it the running daemon of the configuration tells."
-        ),
-    ] = None,
+    key: KeyOption = None,
+    server_key: ServerKeyOption = None,
     seed: Annotated[int, typer.Option(help="Seed of the drawn parts and of --shuffle.")] = 0,
     defective: Annotated[float, typer.Option(min=0, max=1, help="Share of defective drawn parts.")] = 0.25,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait while no daemon takes frames.")] = 30.0,

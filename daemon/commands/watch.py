@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from daemon.commands.door_options import KeyOption, ServerKeyOption
+
 
 def watch(
     camera: Annotated[list[str] | None, typer.Option(help="Only this camera; may be given more than once.")] = None,
@@ -22,15 +24,8 @@ def watch(
         str | None, typer.Option(help="The daemon's replay door; without it the configuration's.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="The configuration that names the addresses.")] = None,
-    key: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="This reader's secret key, for a daemon that asks for keys.")
-    ] = None,
-    server_key: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="The daemon's .pub; without it the running daemon of the configuration tells."
-        ),
-    ] = None,
+    key: KeyOption = None,
+    server_key: ServerKeyOption = None,
 ) -> None:
     """Show verdicts as the daemon publishes them. None is missed: gaps are filled from the journal."""
     from daemon.endpoints import client_keys, endpoint

@@ -17,6 +17,7 @@ from daemon.outcomes import Outcome
 from daemon.publisher import Publisher
 from daemon.verdict_details import verdict_details, verdicts_table
 from daemon.verdict_table import VerdictTable
+from tests.daemon.heatmap_header import heatmap_header
 from tests.daemon.line import PATIENCE_S, Line
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J[/red][bold]\r\n\x9b31m‮"
@@ -63,19 +64,7 @@ def test_a_daemon_can_t_make_watch_write_outside_its_folder(tmp_path: Path, came
 
 def judged(camera: str) -> tuple[Verdict, HeatmapHeader]:
     verdict = Verdict(camera=camera, stream=1, seq=0, offset=0, verdict=Outcome.FAIL, captured_ns=0, received_ns=0)
-    header = HeatmapHeader(
-        camera=camera,
-        stream=1,
-        seq=0,
-        offset=0,
-        encoding="png",
-        height=1,
-        width=1,
-        rect=(0, 0, 1, 1),
-        frame_height=1,
-        frame_width=1,
-    )
-    return verdict, header
+    return verdict, heatmap_header(verdict, 1, 1)
 
 
 def wait_for_subscription(publisher: Publisher) -> None:

@@ -10,22 +10,12 @@ from daemon import subscriptions
 from daemon.messages import HeatmapHeader, Verdict
 from daemon.outcomes import Outcome
 from daemon.publisher import Publisher
+from tests.daemon.heatmap_header import heatmap_header
 from tests.daemon.line import Peer
 from tests.daemon.zmtp import RawPeer, message
 
 WELL = Verdict(camera="left", stream=1, seq=2, offset=3, verdict=Outcome.FAIL, captured_ns=0, received_ns=0)
-HEATMAP = HeatmapHeader(
-    camera="left",
-    stream=1,
-    seq=2,
-    offset=3,
-    encoding="png",
-    height=2,
-    width=2,
-    rect=(0.0, 0.0, 2.0, 2.0),
-    frame_height=2,
-    frame_width=2,
-)
+HEATMAP = heatmap_header(WELL)
 
 
 @pytest.fixture

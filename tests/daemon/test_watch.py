@@ -12,11 +12,12 @@ from typer.testing import CliRunner, Result
 from daemon.commands.watch import watch
 from daemon.errors import ArchiveError, NotRunningError
 from daemon.heatmap_files import HeatmapFiles
-from daemon.messages import HeatmapHeader, Verdict
+from daemon.messages import Verdict
 from daemon.outcomes import Outcome, Reason
 from daemon.publisher import Publisher
 from daemon.push_camera import PushCamera
 from daemon.verdict_table import VerdictTable, verdict_line
+from tests.daemon.heatmap_header import heatmap_header
 from tests.daemon.line import PATIENCE_S, PNG, Line
 
 app = typer.Typer()
@@ -144,20 +145,8 @@ def publish(tmp_path: Path) -> "Callable[[list[Verdict]], Path]":
             while not publisher.heatmaps_wanted:
                 publisher.update()
             for one in verdicts:
-                header = HeatmapHeader(
-                    camera=one.camera,
-                    stream=one.stream,
-                    seq=one.seq,
-                    offset=one.offset,
-                    encoding="png",
-                    height=1,
-                    width=1,
-                    rect=(0, 0, 1, 1),
-                    frame_height=1,
-                    frame_width=1,
-                )
                 files.expect(one)
-                publisher.publish(one, (header, PNG + bytes([one.seq])))
+                publisher.publish(one, (heatmap_header(one, 1, 1), PNG + bytes([one.seq])))
             assert files.wait_for(len(verdicts), PATIENCE_S)
         finally:
             files.close()

@@ -8,24 +8,14 @@ from daemon.errors import MessageError
 from daemon.messages import CAMERA_PATTERN, NO_CAMERA, HeatmapHeader, Region, Verdict
 from daemon.outcomes import Outcome
 from daemon.protocol import Ack, Hello, Pong, ReplayReply, ReplayRequest, Reset, Welcome, WireMap, parse
+from tests.daemon.heatmap_header import heatmap_header
 
 _MODELS: tuple[type[WireMap], ...] = (Hello, Welcome, Ack, Pong, Reset, ReplayRequest, ReplayReply)
 _REGION = Region(x=1, y=2, width=3, height=4, area=5.0, peak=6.0, centroid=(7.0, 8.0))
 _VERDICT = Verdict(
     camera="left", stream=1, seq=2, offset=3, verdict=Outcome.FAIL, captured_ns=4, received_ns=5, regions=(_REGION,)
 )
-_HEATMAP = HeatmapHeader(
-    camera="left",
-    stream=1,
-    seq=2,
-    offset=3,
-    encoding="png",
-    height=4,
-    width=5,
-    rect=(0.0, 0.0, 5.0, 4.0),
-    frame_height=4,
-    frame_width=5,
-)
+_HEATMAP = heatmap_header(_VERDICT, height=4, width=5)
 
 
 def seeds() -> Iterator[bytes]:
