@@ -1,6 +1,7 @@
 """The `patchline` command tree. Each command's module is loaded here; whatever is heavy is loaded in its body."""
 
 import importlib
+import os
 import sys
 from typing import Annotated, Final
 
@@ -53,8 +54,16 @@ def register(commands: dict[str, str]) -> None:
             app.command(name)(body)
 
 
+def open_standard_streams() -> None:
+    """Put /dev/null where a standard stream is closed: a file of ours would take its number and get its text."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
+
+
 def main() -> None:
     """Run the command line; an error made on purpose is one line on stderr and status 1."""
+    open_standard_streams()
     register(COMMANDS)
     try:
         app()

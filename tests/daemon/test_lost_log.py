@@ -16,9 +16,9 @@ LOST = "patchline_log_lines_lost_total"
 
 
 @contextmanager
-def daemon_without_a_log(config: Path) -> Iterator[DaemonProcess]:
-    """Start a daemon that can't say anything: its stderr is a full disk."""
-    daemon = DaemonProcess(config, command=("sh", "-c", 'exec "$0" "$@" 2>/dev/full'))
+def daemon_without_a_log(config: Path, stderr: str = "2>/dev/full") -> Iterator[DaemonProcess]:
+    """Start a daemon that can't say anything: its stderr is a full disk, or what the shell makes of `stderr`."""
+    daemon = DaemonProcess(config, command=("sh", "-c", f'exec "$0" "$@" {stderr}'))
     state = load_settings(config).service.state_dir
     try:
         until((state / ADDRESSES_FILE).exists, START_TIMEOUT_S)
@@ -43,6 +43,19 @@ def test_a_daemon_without_a_log_serves_reloads_and_stops(tmp_path: Path, sleepin
         assert page(daemon, "/healthz")[0] == 200
         assert metric(daemon, LOST) > 3
         assert troubles(daemon)["log"].remedy
+        assert daemon.stop() == 0
+
+
+def test_a_daemon_that_is_started_without_standard_streams_gives_their_numbers_to_no_file(
+    tmp_path: Path, sleeping_banks: Path
+) -> None:
+    config = write_config(tmp_path / "daemon", sleeping_banks)
+    with daemon_without_a_log(config, "0<&- 2>&-") as daemon:
+        with Shift(daemon) as shift:
+            shift.push(5)
+            shift.send(5)
+            assert shift.account().judged == 10
+        assert {str(Path(f"/proc/{daemon.pid}/fd/{number}").readlink()) for number in (0, 2)} == {"/dev/null"}
         assert daemon.stop() == 0
 
 
