@@ -94,6 +94,15 @@ def order(journal: Journal) -> list[tuple[int, int]]:
     return [(state.stream, state.last_seq) for state in journal.streams()["left"]]
 
 
+def write_a_stream_of_the_future(path: Path) -> None:
+    """Leave stream 1 in a journal whose clock was far ahead when it was written."""
+    with Journal(path) as journal:
+        journal.append([verdict(0, stream=1)])
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE streams SET updated_ns = ?", (2**62,))
+    connection.close()
+
+
 def test_streams_of_one_batch_are_in_the_order_of_their_last_verdicts(path: Path) -> None:
     with Journal(path) as journal:
         journal.append([verdict(5, stream=1), verdict(0, stream=2), verdict(3, stream=1)])
@@ -101,11 +110,7 @@ def test_streams_of_one_batch_are_in_the_order_of_their_last_verdicts(path: Path
 
 
 def test_a_clock_that_was_set_back_leaves_the_order_of_streams(path: Path) -> None:
-    with Journal(path) as journal:
-        journal.append([verdict(0, stream=1)])
-    with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE streams SET updated_ns = ?", (2**62,))
-    connection.close()
+    write_a_stream_of_the_future(path)
     with Journal(path) as journal:
         journal.append([verdict(0, stream=2), verdict(0, stream=3)])
         journal.append([verdict(0, stream=4), verdict(1, stream=1)])
@@ -114,11 +119,7 @@ def test_a_clock_that_was_set_back_leaves_the_order_of_streams(path: Path) -> No
 
 
 def test_streams_that_begin_while_the_clock_is_behind_come_after_those_before(path: Path) -> None:
-    with Journal(path) as journal:
-        journal.append([verdict(0, stream=1)])
-    with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE streams SET updated_ns = ?", (2**62,))
-    connection.close()
+    write_a_stream_of_the_future(path)
     with Journal(path) as journal:
         for stream in (9, 5, 7):
             journal.append([verdict(0, stream=stream)])
