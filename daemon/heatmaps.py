@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from itertools import chain
 from typing import Final, Literal
 
 import numpy as np
@@ -10,11 +11,11 @@ from numpy.typing import NDArray
 from daemon.inspection import Judgement
 from daemon.messages import HeatmapHeader, Verdict
 from patchcore_engine.images import encode_png
+from patchcore_engine.png_file import PNG_SIGNATURE, chunk
 from patchcore_engine.scoring import overlay
 
 HeatmapKind = Literal["png", "overlay", "float16"]
 
-_PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 _FILTER_UP: Final = 2
 _FAST: Final = 1
 
@@ -55,10 +56,7 @@ def encode_grey_png(levels: NDArray[np.uint8]) -> bytes:
     np.subtract(levels[1:], levels[:-1], out=rows[1:, 1:])
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.data, _FAST)), (b"IEND", b""))
-    return _PNG_SIGNATURE + b"".join(
-        len(data).to_bytes(4, "big") + kind + data + zlib.crc32(data, zlib.crc32(kind)).to_bytes(4, "big")
-        for kind, data in chunks
-    )
+    return b"".join([PNG_SIGNATURE, *chain.from_iterable(chunk(kind, [data]) for kind, data in chunks)])
 
 
 def draw_overlay(judgement: Judgement) -> bytes:

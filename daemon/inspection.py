@@ -19,7 +19,8 @@ from patchcore_engine.device_memory import is_out_of_memory
 from patchcore_engine.errors import GeometryError, ImageTooLargeError, UndecodableImageError
 from patchcore_engine.images import PreparedImage, decode, to_uint8_rgb
 from patchcore_engine.inspector import Inspection, inspect_batch
-from patchcore_engine.picture_header import JPEG_SIGNATURE, PNG_SIGNATURE
+from patchcore_engine.picture_header import JPEG_SIGNATURE
+from patchcore_engine.png_file import PNG_SIGNATURE
 
 Result = TypeVar("Result")
 

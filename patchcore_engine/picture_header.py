@@ -6,19 +6,16 @@ pixels within what its bytes can hold. Sources: PNG (RFC 2083), JPEG (ITU T.81),
 """
 
 import struct
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 from patchcore_engine import MAX_IMAGE_PIXELS
 from patchcore_engine.errors import ImageTooLargeError, UndecodableImageError
+from patchcore_engine.png_file import PNG_SIGNATURE, read_png
 from patchcore_engine.tiff_header import BIG_TIFF_MAGICS, TIFF_MAGICS, check_tiff
 
-PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 JPEG_SIGNATURE: Final = b"\xff\xd8\xff"
 
-# Deflate unfolds one byte to at most this many.
-_DEFLATE: Final = 1032
 # Every 8 x 8 block of a Huffman-coded JPEG takes a bit at least.
 _JPEG_PIXELS_PER_BYTE: Final = 8 * 64
 # WebP needs no bit at all for a picture of one colour; below _FREE_PIXELS that may be.
@@ -26,18 +23,6 @@ _WEBP_PIXELS_PER_BYTE: Final = 4096
 _FREE_PIXELS: Final = 4_000_000
 # Encoders write ten or so; each costs a pass over the whole picture.
 _MOST_SCANS: Final = 64
-# libpng writes 8 KiB to a chunk.
-_MOST_CHUNKS: Final = 50_000
-_PNG_SAMPLES: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-_PNG_DEPTHS: Final = frozenset({1, 2, 4, 8, 16})
-# Pixels of a PNG, folded, that go to the decoder as they are. What unfolds to more than the picture needs costs it two
-# seconds for each MB; to unfold honest pixels twice, to see that, costs half as long again as decoding them.
-_UNFOLDED_ONCE: Final = 4 * 1024 * 1024
-# Unfolds to 4 MB at most.
-_PIECE: Final = 4 * 1024
-# Notes that are unfolded while they are read, and that decide no pixel.
-_PNG_FOLDED_NOTES: Final = frozenset({b"zTXt", b"iTXt", b"iCCP"})
-_PNG_ANIMATION: Final = frozenset({b"acTL", b"fcTL", b"fdAT"})
 _PROGRESSIVE: Final = 0xC2
 _JPEG_FRAMES: Final = frozenset({0xC0, 0xC1, _PROGRESSIVE})
 _JPEG_OTHER_FRAMES: Final = frozenset(range(0xC3, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -45,7 +30,7 @@ _JPEG_BARE: Final = frozenset({0x01, *range(0xD0, 0xD8)})
 _WEBP_ANIMATION: Final = 0x02
 
 
-def check_picture(data: bytes) -> bytes:
+def check_picture(data: bytes) -> bytes | memoryview:
     """Return what of an encoded picture (PNG, JPEG, BMP, TIFF, WebP) may be decoded: all but a PNG's folded notes.
 
     Raises ImageTooLargeError for more pixels than MAX_IMAGE_PIXELS, UndecodableImageError for a file of another
@@ -72,52 +57,10 @@ def _check_size(width: int, height: int, most: int) -> None:
         )
 
 
-def _check_png(data: bytes) -> bytes:
-    length, kind, width, height, depth, colour, interlaced = struct.unpack_from(">I4sIIBBxxB", data, len(PNG_SIGNATURE))
-    if kind != b"IHDR" or length != 13 or colour not in _PNG_SAMPLES or depth not in _PNG_DEPTHS:
-        raise UndecodableImageError("The picture can't be decoded: its PNG header is damaged.")
-    position, pixels, kept_from, kept = len(PNG_SIGNATURE), list[tuple[int, int]](), 0, list[bytes]()
-    for _ in range(_MOST_CHUNKS):
-        length, kind = struct.unpack_from(">I4s", data, position)
-        end = position + length + 12
-        if end > len(data):
-            raise UndecodableImageError("The picture can't be decoded: it is cut off.")
-        if kind in _PNG_ANIMATION:
-            raise UndecodableImageError("The picture can't be decoded: it is an animation.")
-        if kind == b"IDAT":
-            pixels.append((position + 8, position + 8 + length))
-        elif kind in _PNG_FOLDED_NOTES:
-            kept.append(data[kept_from:position])
-            kept_from = end
-        elif kind == b"IEND":
-            break
-        position = end
-    else:
-        raise UndecodableImageError("The picture can't be decoded: it is in too many pieces.")
-    bits = depth * _PNG_SAMPLES[colour]
-    folded = sum(end - begin for begin, end in pixels)
-    _check_size(width, height, 8 * _DEFLATE * folded // bits)
-    # An interlaced picture has less than twice the rows, each with its filter and a byte that isn't full.
-    unfolded = (1 + -(-width * bits // 8) + (3 if interlaced else 0)) * height
-    # Deflate with fixed codes lengthens by an eighth; what comes on top would only be unfolded to be thrown away.
-    most = unfolded + unfolded // 8 + 4096
-    if folded > most or (folded > _UNFOLDED_ONCE and _unfolds_to_more(data, pixels, most)):
-        raise UndecodableImageError("The picture can't be decoded: it holds more than its pixels.")
-    return b"".join([*kept, data[kept_from:]]) if kept else data
-
-
-def _unfolds_to_more(data: bytes, spans: Sequence[tuple[int, int]], most: int) -> bool:
-    """Whether the zlib stream in these `spans` of `data` holds more than `most` bytes. None of them are kept."""
-    stream, unfolded, view = zlib.decompressobj(), 0, memoryview(data)
-    try:
-        for begin, end in spans:
-            for at in range(begin, end, _PIECE):
-                unfolded += len(stream.decompress(view[at : min(at + _PIECE, end)]))
-                if stream.eof or unfolded > most:
-                    return unfolded > most
-    except zlib.error as error:
-        raise UndecodableImageError("The picture can't be decoded: its pixels are damaged.") from error
-    return False
+def _check_png(data: bytes) -> bytes | memoryview:
+    png = read_png(data)
+    _check_size(png.width, png.height, png.most_pixels)
+    return png.decodable()
 
 
 def _check_jpeg(data: bytes) -> bytes:
@@ -191,7 +134,7 @@ def _refuse_big_tiff(_data: bytes) -> bytes:
     raise UndecodableImageError("The picture can't be decoded: it is a BigTIFF; save it as TIFF or PNG.")
 
 
-_CHECKS: Final[tuple[tuple[bytes | tuple[bytes, ...], Callable[[bytes], bytes]], ...]] = (
+_CHECKS: Final[tuple[tuple[bytes | tuple[bytes, ...], Callable[[bytes], bytes | memoryview]], ...]] = (
     (PNG_SIGNATURE, _check_png),
     (JPEG_SIGNATURE, _check_jpeg),
     (b"BM", _check_bmp),

@@ -22,7 +22,9 @@ from daemon.commands.extractors import (
 )
 from daemon.errors import ConfigError
 
-Name = Literal["inspection", "backbone", "coreset", "search", "pipeline", "keys", "ready", "scale", "journal", "all"]
+Name = Literal[
+    "inspection", "backbone", "coreset", "search", "pipeline", "decode", "keys", "ready", "scale", "journal", "all"
+]
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
 
 

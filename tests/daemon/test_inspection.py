@@ -24,7 +24,8 @@ from daemon.telemetry import Telemetry
 from patchcore_engine.backbones.sleeping import SleepingExtractor
 from patchcore_engine.images import encode_png
 from patchcore_engine.inspector import Inspector
-from patchcore_engine.picture_header import JPEG_SIGNATURE, PNG_SIGNATURE
+from patchcore_engine.picture_header import JPEG_SIGNATURE
+from patchcore_engine.png_file import PNG_SIGNATURE
 from tests.daemon.conftest import bad_part, good_part
 from tests.engine.picture_bombs import BOMBS
 

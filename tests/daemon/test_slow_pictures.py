@@ -1,12 +1,16 @@
 """Pictures that take long to decode, or would: the daemon works on them, and nobody takes it for stuck."""
 
+import numpy as np
+
 from daemon.outcomes import Reason
+from patchcore_engine import images
 from tests.daemon.serving import Start, page, until
 from tests.daemon.shift import Shift, lines
 from tests.engine.picture_bombs import folded_zeros, png
 
 
-def test_pngs_that_would_each_take_half_a_minute_are_undecodable_and_the_daemon_is_well(start_daemon: Start) -> None:
+def test_png_bombs_are_undecodable_and_the_daemon_is_well(start_daemon: Start) -> None:
+    """Each would take half a minute to decode."""
     daemon = start_daemon("[service]\nstuck_s = 5\n")
     bomb = png(4000, 4000, folded=folded_zeros(16_000_000))
     with Shift(daemon) as shift:
@@ -19,9 +23,9 @@ def test_pngs_that_would_each_take_half_a_minute_are_undecodable_and_the_daemon_
 
 
 def test_a_batch_of_which_each_picture_is_slow_to_decode_isnt_stuck(start_daemon: Start) -> None:
-    """All of them take twice what `stuck_s` allows on a machine at rest, each a twentieth."""
-    daemon = start_daemon("[engine]\nbatch_sizes = [40]\n[intake]\nwindow = 40\n[service]\nstuck_s = 3\n")
-    slow = png(270, 270, folded=folded_zeros(75_000))
+    """All of them take three times what `stuck_s` allows on a machine at rest, each a twelfth."""
+    daemon = start_daemon("[engine]\nbatch_sizes = [40]\n[intake]\nwindow = 40\n[service]\nstuck_s = 2\n")
+    slow = images.encode_png(np.zeros((6000, 8000), np.uint8))
     with Shift(daemon) as shift:
         for _ in range(40):
             shift.sending.send(slow)

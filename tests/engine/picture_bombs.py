@@ -16,6 +16,7 @@ import numpy as np
 
 from patchcore_engine import images
 from patchcore_engine.errors import DataError
+from patchcore_engine.png_file import PNG_SIGNATURE
 
 SIDE = 8000
 TALL = SIDE - 1  # so that SIDE x TALL pixels are within the limit
@@ -39,17 +40,39 @@ def png(
     """A PNG of the chunks that are given; `pixels` unfolded, b"" for a few, or `folded` as they stand in the file."""
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
     body = folded or zlib.compress(pixels or bytes(1000), 9)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + before + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    return PNG_SIGNATURE + chunk(b"IHDR", header) + before + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
-def folded_zeros(size: int) -> bytes:
-    """A zlib stream of `size` bytes and a few more, which unfolds to a thousand times as many zeros."""
+def folded_zeros(size: int, before: bytes = b"") -> bytes:
+    """A zlib stream of about `size` bytes, which unfolds to a thousand times as many zeros behind those of `before`."""
     zeros = bytes(1_000_000)
     stream = zlib.compressobj(9)
-    begin = stream.compress(zeros) + stream.flush(zlib.Z_FULL_FLUSH)
-    magic, block = begin[:2], begin[2:]
+    begin = stream.compress(before) + stream.flush(zlib.Z_FULL_FLUSH)
+    block = stream.compress(zeros) + stream.flush(zlib.Z_FULL_FLUSH)
     count = -(-size // len(block))
-    return magic + block * count + b"\x03\0" + struct.pack(">HH", count * len(zeros) % 65521, 1)
+    # Zeros leave Adler's first sum as it is and add it to the second.
+    check = zlib.adler32(before)
+    first, second = check & 0xFFFF, check >> 16
+    second = (second + first * count * len(zeros)) % 65521
+    return begin + block * count + b"\x03\0" + struct.pack(">HH", second, first)
+
+
+def folded_nothing(blocks: int) -> bytes:
+    """A zlib stream of 11 bytes a block: the lengths of a code whose table takes microseconds to make, and no byte."""
+    lengths = {18: 1, 1: 1}  # of codes: "up to 138 zeros" is 1, "of one bit" is 0
+    order = (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1)
+    block = "001" + "00000" * 2 + "0111"  # dynamic; 257 literals, one distance, 18 lengths
+    block += "".join("100" if symbol in lengths else "000" for symbol in order)
+    block += "1" + "1111111" + "1" + f"{118 - 11:07b}"[::-1] + "0" + "0"  # 256 zeros, then the end and a distance
+    block += "0"  # the end
+    bits = block * 8
+    whole = bytes(int(bits[at : at + 8][::-1], 2) for at in range(0, len(bits), 8))
+    return b"\x78\x01" + whole * (blocks // 8) + b"\x03\0" + struct.pack(">I", 1)
+
+
+def png_of_noise_and_zeros() -> bytes:
+    rows = [b"\0" + row.tobytes() for row in np.random.default_rng(0).integers(0, 256, (2000, 2000), np.uint8)]
+    return png(2000, 2000, folded=folded_zeros(400_000, b"".join(rows)))
 
 
 def jpeg(width: int, height: int, *, progressive: bool = False, scans: int = 0) -> bytes:
@@ -117,6 +140,14 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "PNG that unfolds to 100 MB behind its pixels": lambda: png(8, 8, pixels=bytes(100_000_000)),
     "PNG of 4000 x 4000 that unfolds to 32 GB": lambda: png(4000, 4000, folded=folded_zeros(32_000_000)),
     "PNG of 4000 x 4000 that unfolds to 16 GB": lambda: png(4000, 4000, folded=folded_zeros(16_000_000)),
+    "PNG of 4000 x 4000 that unfolds to 4 GB": lambda: png(4000, 4000, folded=folded_zeros(4_000_000)),
+    "PNG of 8000 x 7999 that unfolds to 4 GB": lambda: png(SIDE, TALL, folded=folded_zeros(4_050_000)),
+    "PNG of 270 x 270 that unfolds to 75 MB": lambda: png(270, 270, folded=folded_zeros(75_000)),
+    "PNG of 16-bit RGBA that unfolds to 4 GB": lambda: png(
+        3000, 3000, colour=6, depth=16, folded=folded_zeros(4_000_000)
+    ),
+    "PNG of noise with 400 MB of zeros behind it": png_of_noise_and_zeros,
+    "PNG of 1,000,000 blocks of nothing": lambda: png(4000, 4000, folded=folded_nothing(1_000_000)),
     "PNG of 1,000,000 pieces": lambda: png(8, 8, before=chunk(b"IDAT", b"") * 1_000_000),
     "PNG with 2**31 frames": animated_png,
     "JPEG of 65000 x 65000": lambda: jpeg(65000, 65000),
