@@ -23,7 +23,7 @@ from daemon.commands.extractors import (
 from daemon.errors import ConfigError
 
 Name = Literal[
-    "inspection", "backbone", "coreset", "search", "pipeline", "decode", "keys", "ready", "scale", "journal", "all"
+    "inspection", "backbone", "coreset", "search", "pipeline", "codecs", "keys", "ready", "scale", "journal", "all"
 ]
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from tests.benchmarks.figures import Options, Row, as_json
 from tests.benchmarks.machine import machine
 
-BENCHMARKS: Final = ("backbone", "coreset", "search", "pipeline", "decode", "keys", "ready", "scale", "journal")
+BENCHMARKS: Final = ("backbone", "coreset", "search", "pipeline", "codecs", "keys", "ready", "scale", "journal")
 
 # Of a table that goes to a file.
 TABLE_WIDTH: Final = 190

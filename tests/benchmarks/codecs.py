@@ -1,4 +1,4 @@
-"""Encoded frames to pixels: the checks of what a file claims, with the decoder, against OpenCV's decoder alone.
+"""Encoded frames to pixels, with the checks of what a file claims, and heat maps to PNG, against OpenCV alone.
 
 Pictures are drawn as a sensor sees parts: soft shapes with noise of three grey levels. The smooth ones are without.
 """
@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from daemon.heatmaps import encode_grey_png
 from patchcore_engine import images
 from patchcore_engine.images import list_pictures
 from tests.benchmarks.figures import Options, Row, compared, in_turns, milliseconds
@@ -19,6 +20,8 @@ from tests.benchmarks.figures import Options, Row, compared, in_turns, milliseco
 ROUNDS: Final = 15
 BASELINE: Final = "OpenCV alone"
 OURS: Final = "checked and decoded"
+ENCODED: Final = "encoded row by row"
+HEATMAP: Final = 384
 NOISE: Final = 3.0
 SIZES: Final = {"1 MP": (1000, 1000), "5 MP": (2048, 2448), "12 MP": (3000, 4000)}
 
@@ -27,6 +30,19 @@ def run(options: Options, machine: dict[str, Any]) -> Iterator[Row]:
     for what, data in _of_folder(options.pictures) if options.pictures is not None else _drawn():
         contestants = {BASELINE: milliseconds(partial(_opencv, data)), OURS: milliseconds(partial(images.decode, data))}
         yield from compared(what, "ms", in_turns(contestants, options.rounds or ROUNDS), BASELINE)
+    for what, levels in _heatmaps():
+        contestants = {
+            BASELINE: milliseconds(partial(images.encode_png, levels)),
+            ENCODED: milliseconds(partial(encode_grey_png, levels)),
+        }
+        values = in_turns(contestants, options.rounds or ROUNDS)
+        yield from compared(f"heat map, {HEATMAP} px, {what}", "ms", values, BASELINE)
+
+
+def _heatmaps() -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    soft = _soft_shapes(HEATMAP, HEATMAP)[:, :, 0]
+    yield "a good part", np.clip(soft / 4 - 20, 0, 255).astype(np.uint8)
+    yield "defects", np.clip(soft - 60, 0, 255).astype(np.uint8)
 
 
 def _opencv(data: bytes) -> NDArray[np.uint8]:
