@@ -5,6 +5,7 @@ import json
 import os
 import pty
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,36 @@ def test_a_line_that_is_cut_off_spoils_none_that_comes_after_it() -> None:
         _rest, *lines = log.read(4096).splitlines()
     assert [json.loads(line)["event"] for line in lines] == ["ready", "draining"]
     assert lost == ["line"]
+
+
+@pytest.mark.timeout(30)
+def test_a_reader_that_doesnt_read_holds_nobody_up_and_reads_on_later() -> None:
+    reader, writer = os.pipe()
+    lost: list[str] = []
+    with os.fdopen(reader, "rb") as log, os.fdopen(writer, "w") as pipe:
+        set_up_logging("info", pipe, on_loss=lambda: lost.append("line"))
+        count = 0
+        while not lost:
+            structlog.get_logger().info("not_inspected", seq=count, text="x" * 1000)
+            count += 1
+        for _ in range(10_000):
+            structlog.get_logger().info("not_inspected", seq=count)
+        assert len(lost) == 10_001
+        taken = [json.loads(log.readline()) for _ in range(count - 1)]
+        structlog.get_logger().info("ready")
+        pipe.close()
+        *_cut_off, last = log.read().splitlines()
+    assert [line["seq"] for line in taken] == list(range(count - 1))
+    assert json.loads(last)["event"] == "ready"
+
+
+def test_a_line_longer_than_a_pipe_reaches_a_reader_whole() -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as log, os.fdopen(writer, "w") as pipe, ThreadPoolExecutor(1) as pool:
+        set_up_logging("info", pipe)
+        line = pool.submit(log.readline)
+        structlog.get_logger().info("engine_failed", text="x" * 1_000_000)
+        assert len(json.loads(line.result())["text"]) == 1_000_000
 
 
 def test_of_lines_that_repeat_the_first_comes_at_once_and_the_next_tells_how_many_were_held_back() -> None:

@@ -1,9 +1,11 @@
 """A real daemon whose log goes to a full disk, while the journal's disk fills up and reloads fail."""
 
+import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from select import PIPE_BUF
 
 from daemon.config import load_settings
 from daemon.endpoints import ADDRESSES_FILE, running_addresses
@@ -44,6 +46,32 @@ def test_a_daemon_without_a_log_serves_reloads_and_stops(tmp_path: Path, sleepin
         assert metric(daemon, LOST) > 3
         assert troubles(daemon)["log"].remedy
         assert daemon.stop() == 0
+
+
+def test_a_daemon_whose_log_nobody_reads_serves_reloads_and_stops(tmp_path: Path, sleeping_banks: Path) -> None:
+    """Its log goes into a pipe that is full, and stays open."""
+    config = write_config(tmp_path / "daemon", sleeping_banks)
+    pipe = tmp_path / "log"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with daemon_without_a_log(config, f'2>"{pipe}"') as daemon:
+            filler = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+            with suppress(BlockingIOError):
+                while True:
+                    os.write(filler, b"\n" * PIPE_BUF)
+            os.close(filler)
+            with Shift(daemon) as shift:
+                shift.pushing.send(b"\x89PNG\r\n\x1a\nand no more")
+                shift.wait_for(list)
+                daemon.signal(signal.SIGHUP)
+                until(lambda: metric(daemon, 'patchline_reloads_total{outcome="success"}') == 1)
+                shift.send(5)
+                assert shift.account().judged == 5
+            assert metric(daemon, LOST) > 0
+            assert daemon.stop() == 0
+    finally:
+        os.close(reader)
 
 
 def test_a_daemon_that_is_started_without_standard_streams_gives_their_numbers_to_no_file(
