@@ -29,7 +29,7 @@ def push(
     config: Annotated[Path | None, typer.Option(help="The configuration that names the doors.")] = None,
     key: KeyOption = None,
     server_key: ServerKeyOption = None,
-    seed: Annotated[int, typer.Option(help="Seed of the drawn parts and of --shuffle.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the drawn parts and of --shuffle.")] = 0,
     defective: Annotated[float, typer.Option(min=0, max=1, help="Share of defective drawn parts.")] = 0.25,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait while no daemon takes frames.")] = 30.0,
 ) -> None:

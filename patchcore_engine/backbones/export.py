@@ -1,7 +1,8 @@
 """Networks exported to a file that runs without their Python code, checked before it is left behind."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,18 +41,19 @@ def export(extractor: MindSporeExtractor, path: Path, format_: ExportFormat) -> 
     """Write `extractor`'s network to `path`, any batch size, with its sidecar.
 
     The file is loaded back and must give the same patch distances; raises ExportError otherwise and leaves nothing.
-    ONNX needs the package onnx, and its check onnxruntime.
+    ONNX needs the package onnx, and its check onnxruntime; MindSpore exports the network of one extractor to it once.
     """
     if path.suffix != f".{format_}":
         raise ExportError(f"{path}: the name of an exported file must end in .{format_}.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
-            draft = Path(folder) / path.name
-            if format_ == "mindir":
-                _write_mindir(extractor, draft)
-            else:
-                _write_onnx(extractor, draft)
+            draft = Path(folder) / f"network.{format_}"
+            with _plainly_named(draft) as file:
+                if format_ == "mindir":
+                    _write_mindir(extractor, file)
+                else:
+                    _write_onnx(extractor, file)
             # MindSpore makes its files readable for their owner alone; a daemon runs as another user.
             draft.chmod(0o644)
             _describe(extractor, draft)
@@ -84,6 +86,15 @@ def _distances(patches: NDArray[np.float32], bank: NDArray[np.float64]) -> NDArr
     squared = (queries**2).sum(1)[:, None] - 2 * queries @ bank.T + (bank**2).sum(1)
     distances: NDArray[np.float64] = np.sqrt(np.maximum(squared, 0).min(1))
     return distances
+
+
+@contextmanager
+def _plainly_named(file: Path) -> Iterator[Path]:
+    """Yield another path of `file`: MindSpore refuses to write where a folder's name has a space or an umlaut."""
+    with tempfile.TemporaryDirectory(prefix="patchline-export-") as folder:
+        link = Path(folder) / "there"
+        link.symlink_to(file.parent.absolute())
+        yield link / file.name
 
 
 def _describe(extractor: MindSporeExtractor, file: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from patchcore_engine.backbones import export as export_module
-from patchcore_engine.backbones.export import MAX_DEVIATION, distance_deviation, export
+from patchcore_engine.backbones.export import MAX_DEVIATION, ExportFormat, distance_deviation, export
 from patchcore_engine.backbones.factory import open_extractor
 from patchcore_engine.backbones.mindspore_extractor import MindIRExtractor
 from patchcore_engine.backbones.sidecar import file_sha256, read_sidecar, sidecar_path
@@ -58,6 +58,18 @@ def test_an_onnx_file_gives_the_same_distances_at_any_batch_size(
     assert distance_deviation(extractor.embed, lambda x: session.run(None, {name: x})[0], 72) <= MAX_DEVIATION
     one = session.run(None, {name: np.zeros((1, 72, 72, 3), np.uint8)})[0]
     assert one.shape == (1, 81, extractor.dimension)
+
+
+@pytest.mark.parametrize("format_", ["mindir", "onnx"])
+def test_folders_and_files_may_be_named_in_any_way(
+    format_: ExportFormat, make_extractor: MakeExtractor, tmp_path: Path
+) -> None:
+    """MindSpore refuses spaces and umlauts where it writes."""
+    exported = export(
+        make_extractor(weights="random:9"), tmp_path / "Linie 3, geprüft" / f"Netz (neu).{format_}", format_
+    )
+    assert exported.deviation is not None
+    assert sorted(exported.path.parent.iterdir()) == sorted([exported.path, exported.sidecar])
 
 
 def test_a_mindir_runs_without_weights_and_tells_the_same_identity(mindir: Path, make_extractor: MakeExtractor) -> None:
