@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from daemon.errors import MessageError
 from daemon.messages import FrameHeader, Verdict
@@ -14,6 +14,13 @@ class Answer(Enum):
 
     TAKEN = "taken"  # it has, or will have, its verdict; an acked frame is acknowledged later
     REFUSED = "refused"  # nothing was noted: end the sender's session with RESET, so that it sends the frame again
+
+
+class Moment(NamedTuple):
+    """When a frame was received: Unix time, and the monotonic clock."""
+
+    wall_ns: int
+    monotonic_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +40,22 @@ Acknowledgement = tuple[ReplyToken, Verdict | None, bool]
 class Intake(Protocol):
     """What ingest calls, all of it on the ingest thread."""
 
-    def receive(self, header: FrameHeader, payload: memoryview, reply: ReplyToken | None) -> Answer:
-        """Hand over a frame that passed `parse_header` and `check_payload`; `reply` is None for the push door."""
+    def receive(
+        self, header: FrameHeader, payload: memoryview, reply: ReplyToken | None, received: Moment | None = None
+    ) -> Answer:
+        """Hand over a frame that passed `parse_header` and `check_payload`; `reply` is None for the push door.
+
+        `received`: when that was, None for now.
+        """
         ...
 
-    def reject(self, header: FrameHeader | None, error: MessageError, reply: ReplyToken | None) -> Answer:
+    def reject(
+        self,
+        header: FrameHeader | None,
+        error: MessageError,
+        reply: ReplyToken | None,
+        received: Moment | None = None,
+    ) -> Answer:
         """Hand over a frame that can't be inspected; `header` and `reply` are None when the header can't be read."""
         ...
 

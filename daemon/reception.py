@@ -10,7 +10,7 @@ import structlog
 
 from daemon.config import IntakeSettings
 from daemon.errors import JournalError, MessageError
-from daemon.intake import Acknowledgement, Answer, Doors, ReplyToken
+from daemon.intake import Acknowledgement, Answer, Doors, Moment, ReplyToken
 from daemon.log_limit import LogLimit
 from daemon.messages import NO_CAMERA, FrameHeader, Verdict
 from daemon.outcomes import Reason
@@ -74,11 +74,19 @@ class Reception:
 
     # Called on the ingest thread
 
-    def receive(self, header: FrameHeader, payload: memoryview, reply: ReplyToken | None) -> Answer:
-        return self._take_in(header, payload, None, reply)
+    def receive(
+        self, header: FrameHeader, payload: memoryview, reply: ReplyToken | None, received: Moment | None = None
+    ) -> Answer:
+        return self._take_in(header, payload, None, reply, received)
 
-    def reject(self, header: FrameHeader | None, error: MessageError, reply: ReplyToken | None) -> Answer:
-        return self._take_in(header, None, error, reply)
+    def reject(
+        self,
+        header: FrameHeader | None,
+        error: MessageError,
+        reply: ReplyToken | None,
+        received: Moment | None = None,
+    ) -> Answer:
+        return self._take_in(header, None, error, reply, received)
 
     @property
     def accepting(self) -> bool:
@@ -173,8 +181,9 @@ class Reception:
         payload: memoryview | None,
         error: MessageError | None,
         reply: ReplyToken | None,
+        received: Moment | None,
     ) -> Answer:
-        received_ns, monotonic_ns = time.time_ns(), time.monotonic_ns()
+        received_ns, monotonic_ns = received or (time.time_ns(), time.monotonic_ns())
         with self._gate:
             if reply is not None and (
                 self._suspended or self._scheduler.overfull or len(self._under_way) >= MAX_UNDER_WAY

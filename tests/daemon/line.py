@@ -12,7 +12,7 @@ from daemon.authenticator import Authenticator
 from daemon.config import SecuritySettings
 from daemon.errors import JournalError, MessageError
 from daemon.ingest import Ingest
-from daemon.intake import Answer, ReplyToken
+from daemon.intake import Answer, Moment, ReplyToken
 from daemon.keys import ClientKeys
 from daemon.messages import NO_CAMERA, FrameHeader, Verdict, pack
 from daemon.outcomes import Outcome
@@ -83,12 +83,20 @@ class Judge:
         self._journal = journal
         self._line = line
 
-    def receive(self, header: FrameHeader, payload: memoryview, reply: ReplyToken | None) -> Answer:
+    def receive(
+        self, header: FrameHeader, payload: memoryview, reply: ReplyToken | None, received: Moment | None = None
+    ) -> Answer:
         with self._journal.changed:
             self.received.append((header, bytes(payload), reply))
             return self._take(header, Outcome.PASS, reply)
 
-    def reject(self, header: FrameHeader | None, error: MessageError, reply: ReplyToken | None) -> Answer:
+    def reject(
+        self,
+        header: FrameHeader | None,
+        error: MessageError,
+        reply: ReplyToken | None,
+        received: Moment | None = None,
+    ) -> Answer:
         with self._journal.changed:
             self.rejected.append((header, error, reply))
             return self._take(header, Outcome.NOT_INSPECTED, reply, error)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from daemon.acked import MAX_PARTS, AckedDoor
 from daemon.errors import MessageError
-from daemon.intake import Answer, ReplyToken
+from daemon.intake import Answer, Moment, ReplyToken
 from daemon.messages import FrameHeader, Verdict, pack
 from daemon.outcomes import Outcome, Reason
 from daemon.protocol import ACK, FRAME, HELLO, PING, PONG, RESET, WELCOME, Ack, Hello, Pong, Reset, Welcome, parse
@@ -352,11 +352,19 @@ class TakesAll:
     window = 2
     taken = 0
 
-    def receive(self, header: FrameHeader, payload: memoryview, reply: ReplyToken | None) -> Answer:
+    def receive(
+        self, header: FrameHeader, payload: memoryview, reply: ReplyToken | None, received: Moment | None = None
+    ) -> Answer:
         self.taken += 1
         return Answer.TAKEN
 
-    def reject(self, header: FrameHeader | None, error: MessageError, reply: ReplyToken | None) -> Answer:
+    def reject(
+        self,
+        header: FrameHeader | None,
+        error: MessageError,
+        reply: ReplyToken | None,
+        received: Moment | None = None,
+    ) -> Answer:
         self.taken += 1
         return Answer.TAKEN
 

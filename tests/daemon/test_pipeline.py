@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 
 from daemon.config import load_settings
 from daemon.errors import MessageError
-from daemon.intake import Answer, ReplyToken
+from daemon.intake import Answer, Moment, ReplyToken
 from daemon.messages import FrameHeader
 from daemon.outcomes import Outcome, Reason
 from daemon.pipeline import JUDGED_BYTES
 from daemon.recipes import RecipeSet, load_recipes
 from daemon.retention import NS_PER_DAY
-from patchcore_engine.images import PreparedImage
+from patchcore_engine.images import PreparedImage, encode_png
 from patchcore_engine.inspector import Inspector
-from tests.daemon.conftest import write_config
+from tests.daemon.conftest import good_part, write_config
 from tests.daemon.serving import until
 from tests.daemon.stages import Line
 
@@ -49,6 +49,16 @@ def test_a_part_is_journalled_before_it_is_published_and_acknowledged(make_line:
     assert (reply.seq, duplicate) == (0, False)
     assert line.listener.published == [verdict]
     assert line.journal.read(0, 10) == [verdict]
+
+
+def test_a_frame_that_was_held_at_the_door_is_as_old_as_when_it_came(make_line: Callable[..., Line]) -> None:
+    line = make_line("[recipes.caps]\nmax_age_ms = 1000\n")
+    line.pipeline.start()
+    came = Moment(time.time_ns() - 2 * 10**9, time.monotonic_ns() - 2 * 10**9)
+    header = FrameHeader(v=1, camera="cam1", stream=7, seq=0, captured_ns=0, encoding="png")
+    line.pipeline.intake.receive(header, memoryview(encode_png(good_part(0))), None, came)
+    (verdict,) = line.published(1)
+    assert (verdict.reason, verdict.received_ns) == (Reason.LATE, came.wall_ns)
 
 
 def test_a_part_sent_again_while_it_waits_is_judged_once_and_answers_the_latest_session(
