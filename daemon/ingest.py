@@ -11,8 +11,9 @@ import zmq
 from daemon.acked import MAX_PARTS, AckedDoor
 from daemon.door_socket import OPEN, Access, DoorSocket
 from daemon.errors import BindError
-from daemon.intake import Acknowledgement, Intake
+from daemon.intake import Acknowledgement, Intake, Moment
 from daemon.messages import read_frame
+from daemon.push_order import QUIET_MS, PushedFrame, PushOrder
 from daemon.sockets import Waker, ZmqContext, ZmqSocket
 
 # Messages that one connection may have waiting inside ZeroMQ; what exceeds it waits in TCP's buffers and at the camera.
@@ -35,6 +36,14 @@ def largest_part(max_frame_bytes: int) -> int:
     return int(max_frame_bytes * OVERSIZE) + OVERSIZE_BYTES
 
 
+def most_held_bytes(max_frame_bytes: int) -> int:
+    """Return what the push door may hold of frames that came before others of their camera, in bytes.
+
+    As many of the largest as come out of a new connection before the last one of the old connection does.
+    """
+    return (RECEIVED_AHEAD + 1) * max_frame_bytes
+
+
 def acks_waiting(max_window: int) -> int:
     """Return how many answers may wait for one sender that doesn't read them."""
     return 4 * max_window + 64
@@ -45,6 +54,7 @@ class Ingest:
 
     push, acked: addresses, "" for a closed door; a port of 0 or * is chosen by the system, and `push_address` and
     `acked_address` tell the real ones. max_window: the largest `intake.window`. `access` is that of both doors.
+    max_cameras, max_streams: of which the push door knows how far they have come.
     Raises BindError.
     """
 
@@ -58,6 +68,8 @@ class Ingest:
         max_frame_bytes: int,
         max_window: int,
         heartbeat_ms: int,
+        max_cameras: int,
+        max_streams: int,
         max_sessions: int = 1024,
         access: Access = OPEN,
     ) -> None:
@@ -110,6 +122,9 @@ class Ingest:
             max_sessions=max_sessions,
             heartbeat_ms=heartbeat_ms,
             max_frame_bytes=max_frame_bytes,
+        )
+        self._order = PushOrder(
+            max_cameras=max_cameras, max_streams=max_streams, max_bytes=most_held_bytes(max_frame_bytes)
         )
         self._waker = Waker()
         self._answers: deque[Acknowledgement] = deque()
@@ -192,7 +207,7 @@ class Ingest:
             if self._push is not None and reading != self._may_read():
                 reading = not reading
                 poller.register(self._push, zmq.POLLIN if reading else 0)
-            ready = dict(poller.poll(self._heartbeat_ms))
+            ready = dict(poller.poll(self._patience_ms(reading)))
             self._waker.clear()
             for door in self.doors:
                 door.change_key_if_asked()
@@ -201,14 +216,22 @@ class Ingest:
             self.door.tell_windows()
             if self._router in ready:
                 self._read_router()
-            if self._push in ready:
+            if self._push in ready or self._order.due or self._order.holding:
                 self._read_push()
             if time.monotonic() >= next_expiry:
                 self.door.expire()
                 next_expiry = time.monotonic() + self._heartbeat_ms / 1000
+        self._hand_over_held()
         self._send_answers()
         self.door.end_all("shutting_down", self._heartbeat_ms)
         self.door.reset_ended()
+
+    def _patience_ms(self, reading: bool) -> int:
+        if not reading:
+            return self._heartbeat_ms
+        if self._order.due:
+            return 0
+        return min(QUIET_MS, self._heartbeat_ms) if self._order.holding else self._heartbeat_ms
 
     def _may_read(self) -> bool:
         return self._intake.accepting and not self._drain_asked.is_set()
@@ -228,21 +251,49 @@ class Ingest:
     def _read_push_once(self) -> bool:
         if self._push is None:
             return False
+        order = self._order
+        if (due := order.next_due()) is not None:
+            self._hand_over(due)
+            return True
+        if order.holding:
+            # ZeroMQ takes note now and then of which connections have something again; asked like this it does at once.
+            self._push.getsockopt(zmq.EVENTS)
         received = self.doors[0].receive(2)
         if received is None:
-            return self.doors[0].passing_over
+            if self.doors[0].passing_over:
+                return True
+            order.note_empty(time.monotonic_ns())
+            return order.due
         parts, count = received
         header, error = read_frame(parts, count, max_frame_bytes=self._max_frame_bytes)
-        if header is not None and error is None:
+        if header is not None and not order.is_next(header):
+            moment = Moment(time.time_ns(), time.monotonic_ns())
+            payload = parts[1] if error is None else memoryview(b"")
+            order.add(PushedFrame(header, payload, error, moment), moment.monotonic_ns)
+        elif header is not None and error is None:
             self._intake.receive(header, parts[1], None)
         elif error is not None:
             self._intake.reject(header, error, None)
+        if order.holding:
+            order.note_message(time.monotonic_ns())
         return True
+
+    def _hand_over(self, frame: PushedFrame) -> None:
+        if frame.error is None:
+            self._intake.receive(frame.header, frame.payload, None, frame.received)
+        else:
+            self._intake.reject(frame.header, frame.error, None, frame.received)
+
+    def _hand_over_held(self) -> None:
+        self._order.release_all()
+        while (due := self._order.next_due()) is not None:
+            self._hand_over(due)
 
     def _finish_push(self) -> None:
         deadline = time.monotonic() + DRAIN_LIMIT_S
         while time.monotonic() < deadline and self._intake.accepting and self._read_push_once():
             pass
+        self._hand_over_held()
 
     def _send_answers(self) -> None:
         answers: list[Acknowledgement] = []

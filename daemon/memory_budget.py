@@ -10,10 +10,11 @@ from typing import Final
 
 from daemon.config import MIB, Settings
 from daemon.errors import MemoryBudgetError
-from daemon.ingest import RECEIVED_AHEAD, acks_waiting, largest_part
+from daemon.ingest import RECEIVED_AHEAD, acks_waiting, largest_part, most_held_bytes
 from daemon.memory_limit import MemoryLimit
 from daemon.pipeline import JUDGED_BYTES
 from daemon.protocol import REPLAY_REPLY_BYTES
+from daemon.push_order import MOST_HELD
 from daemon.reception import MAX_UNDER_WAY
 from daemon.recipes import bank_folder
 from daemon.replay import REPLIES_PER_CLIENT
@@ -171,6 +172,9 @@ def memory_budget(
         ),
         Share("journal", JOURNAL_BYTES),
     ]
+    if intake.push:
+        size = most_held_bytes(frame) + MOST_HELD * WAITING_FRAME_BYTES
+        shares.append(Share("held frames", size, ("intake.max_frame_bytes",)))
     if publish.verdicts:
         size = publish.heatmap_subscriptions * publish.high_water_mark * (heatmap + VERDICT_BYTES)
         shares.append(Share("subscribers", size, ("publish.heatmap_subscriptions", "publish.high_water_mark")))

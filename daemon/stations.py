@@ -202,6 +202,8 @@ def open_stations(settings: Settings, telemetry: Telemetry, on_journal: Callable
             max_frame_bytes=settings.intake.max_frame_bytes,
             max_window=settings.intake.window,
             heartbeat_ms=settings.intake.heartbeat_ms,
+            max_cameras=settings.intake.max_cameras,
+            max_streams=settings.intake.max_streams,
             access=security.access_for(CAMERAS, settings.security, keys),
         )
         resources.callback(ingest.stop)

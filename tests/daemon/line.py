@@ -149,7 +149,8 @@ class Line:
         self, folder: Path, *, tcp: bool = False, keys: DoorKeys | None = None, ipc_mode: int = 0o600, **options: int
     ) -> None:
         self.journal = MemoryJournal()
-        self.options: dict[str, Any] = {"max_frame_bytes": 2**20, "max_window": 8, "heartbeat_ms": 200, **options}
+        usual = {"max_frame_bytes": 2**20, "max_window": 8, "heartbeat_ms": 200, "max_cameras": 16, "max_streams": 32}
+        self.options: dict[str, Any] = {**usual, **options}
         self.keys = keys
         self.ipc_mode = ipc_mode
         self.push, self.acked, self.verdicts, self.replay_address = (

@@ -47,6 +47,7 @@ def budget_of(text: str, banks: Footprints) -> MemoryBudget:
         ("queue", '[queue]\nshed = "block"', "queue.bytes"),
         ("connections", "[intake]\nmax_cameras = 300", "intake.max_cameras"),
         ("connections", "[intake]\nmax_frame_bytes = 100000000", "intake.max_frame_bytes"),
+        ("held frames", "[intake]\nmax_frame_bytes = 100000000", "intake.max_frame_bytes"),
         ("decoding", "[engine]\nbatch_sizes = [16]", "engine.batch_sizes"),
         ("cameras", "[intake]\nmax_streams = 9000", "intake.max_streams"),
         ("judged parts", "[intake]\nmax_gap = 100000", "intake.max_gap"),
@@ -66,8 +67,9 @@ def test_a_larger_setting_makes_its_share_larger_and_is_named_by_it(
 
 
 def test_what_is_closed_takes_nothing(banks_of: Footprints) -> None:
-    names = {share.name for share in budget_of('[publish]\nverdicts = ""\nreplay = ""', banks_of).shares}
-    assert not names & {"subscribers", "replay", "archive"}
+    text = '[intake]\npush = ""\n[publish]\nverdicts = ""\nreplay = ""'
+    names = {share.name for share in budget_of(text, banks_of).shares}
+    assert not names & {"held frames", "subscribers", "replay", "archive"}
     assert "archive" in {share.name for share in budget_of("[archive]\nenabled = true", banks_of).shares}
 
 
