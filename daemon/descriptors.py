@@ -3,7 +3,8 @@
 ZeroMQ accepts connections until no descriptor is left, and then spins on those that wait. So that the journal, reloads
 and /metrics find descriptors at all times, the doors' connections live below a limit of their own, SPARE under what the
 system allows. Near that limit the kernel is told to drop the doors' connection requests; and the spare descriptors are
-opened up, so that what waits in the doors' backlogs already is taken in and nothing spins.
+opened up, so that what waits in the doors' backlogs already is taken in and nothing spins. Requests are dropped as well
+while memory is short, so that whoever was cut for it doesn't come again at once.
 """
 
 import ctypes
@@ -11,6 +12,7 @@ import os
 import resource
 import socket
 import struct
+import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
@@ -29,6 +31,8 @@ SPARE: Final = 512
 SHORT_SHARE, WELL_SHARE = 0.9, 0.8
 LIMIT_REMEDY: Final = "LimitNOFILE= in the unit, or ulimit -Hn"
 CAMERAS_REMEDY: Final = "more intake.max_cameras allow more connections, after a restart"
+# Above what the kernel holds of one connection.
+UNREAD_BYTES: Final = 64 * 2**20
 # From Linux's asm/socket.h; Python's socket module lacks them.
 SO_ATTACH_FILTER: Final = 26
 SO_DETACH_FILTER: Final = 27
@@ -37,7 +41,10 @@ DROP_ALL: Final = struct.pack("HBBI", 0x06, 0, 0, 0)
 
 
 class DescriptorGuard:
-    """Watches the process's descriptors; `look` is called now and then by one thread. `doors`: addresses bound."""
+    """Watches the process's descriptors; `look` is called now and then by one thread, as is `turn_away`.
+
+    `doors`: addresses bound.
+    """
 
     def __init__(self, doors: Collection[str], telemetry: Telemetry, *, needed: int) -> None:
         self._telemetry = telemetry
@@ -49,7 +56,8 @@ class DescriptorGuard:
         self._remedy = LIMIT_REMEDY if self._limit < wanted else CAMERAS_REMEDY
         self._limit_when_short = self._limit + spare
         self._listeners = listening_descriptors(doors)
-        self._short = False
+        self._short = self._for_memory = False
+        self._lock = threading.Lock()
         resource.setrlimit(resource.RLIMIT_NOFILE, (self._limit, self._found[1]))
         telemetry.descriptors_limit.set(self._limit)
         telemetry.watch(telemetry.descriptors, lambda: float(open_descriptors() or self._limit_when_short))
@@ -63,10 +71,10 @@ class DescriptorGuard:
             )
 
     def find_listeners(self, doors: Collection[str]) -> None:
-        """Look for the doors' listeners again: a door that was given another key has another."""
-        self._listeners = listening_descriptors(doors)
-        if self._short:
-            self._set_short(True)
+        """Look for the doors' listeners again: a door that was given another key has another. Any thread."""
+        with self._lock:
+            self._listeners = listening_descriptors(doors)
+            self._drop_requests_if_short()
 
     def look(self) -> None:
         """Turn new connections away, or take them again, as the descriptors in use ask for."""
@@ -84,17 +92,29 @@ class DescriptorGuard:
             self._set_short(False)
             log.info("descriptors_well", in_use=in_use, limit=self._limit)
 
+    def turn_away(self, *, for_memory: bool) -> None:
+        """Turn new connections away because memory is short, or no longer for that reason."""
+        if for_memory != self._for_memory:
+            self._for_memory = for_memory
+            with self._lock:
+                self._drop_requests_if_short()
+
     def close(self) -> None:
         """Leave the limits as they were found."""
+        self.turn_away(for_memory=False)
         if self._short:
             self._set_short(False)
         resource.setrlimit(resource.RLIMIT_NOFILE, self._found)
 
+    def _drop_requests_if_short(self) -> None:
+        for descriptor in self._listeners:
+            _drop_requests(descriptor, drop=self._short or self._for_memory)
+
     def _set_short(self, short: bool) -> None:
         self._short = short
         self._telemetry.descriptors_short.set(short)
-        for descriptor in self._listeners:
-            _drop_requests(descriptor, drop=short)
+        with self._lock:
+            self._drop_requests_if_short()
         soft = self._limit_when_short if short else self._limit
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, self._found[1]))
 
@@ -148,3 +168,16 @@ def borrowed(descriptor: int, family: int = -1) -> Iterator[socket.socket]:
         yield borrowed
     finally:
         borrowed.detach()
+
+
+def cut_off(connection: socket.socket) -> None:
+    """End a connection, and throw away what the kernel holds of it: ZeroMQ would go on taking that in. Raises OSError.
+
+    ZeroMQ has then taken in what came before that, and nothing that came after: no message gets a hole.
+    """
+    # A peer that waits for room to send hears of the end by the reset that ZeroMQ's closing is then.
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.shutdown(socket.SHUT_RDWR)
+    # One call, for the kernel lets nobody else read meanwhile; over TCP it copies nothing.
+    with suppress(OSError, MemoryError):
+        connection.recv(UNREAD_BYTES, socket.MSG_TRUNC | socket.MSG_DONTWAIT)

@@ -6,12 +6,13 @@ import socket
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any, Final
 
 import zmq
 
-from daemon.descriptors import borrowed
+from daemon.descriptors import borrowed, cut_off
 from daemon.errors import BindError
 from daemon.sockets import ZmqContext, bind, connection_of, open_socket
 
@@ -48,7 +49,8 @@ PASSED_OVER: Final = 1000
 class DoorSocket:
     """One bound socket, owned by one thread; others ask that thread for a new key. Raises BindError.
 
-    `most_unfinished_bytes`: what a connection may send before one of its messages is whole (UnfinishedGuard).
+    `most_unfinished_bytes`: what a connection may send before one of its messages is whole, `most_unfinished_together`:
+    what all may (UnfinishedGuard).
     """
 
     def __init__(
@@ -59,12 +61,15 @@ class DoorSocket:
         access: Access = OPEN,
         *,
         most_unfinished_bytes: int = SMALL_MESSAGES_BYTES,
+        most_unfinished_together: float = inf,
         **options: int | bytes,
     ) -> None:
         self.most_unfinished_bytes = most_unfinished_bytes
+        self.most_unfinished_together = most_unfinished_together
         self.on_tcp = address.startswith("tcp://")
-        # The descriptors of TCP connections whose messages came out since `take_heard`; subscriptions aren't noted.
-        self.heard: set[int] | None = set() if self.on_tcp else None
+        # The descriptors of connections whose messages came out since `take_heard`. Subscriptions aren't noted: ZeroMQ
+        # keeps them.
+        self.heard: set[int] = set()
         # Whether parts wait of a message that has been handed on as one of too many.
         self.passing_over = False
         self._cut: list[str] = []
@@ -97,7 +102,7 @@ class DoorSocket:
 
     def take_heard(self) -> set[int]:
         """Return the descriptors of connections that a message came from since the last call; any thread."""
-        heard, self.heard = self.heard or set(), set()
+        heard, self.heard = self.heard, set()
         return heard
 
     def take_cut(self) -> list[str]:
@@ -126,7 +131,7 @@ class DoorSocket:
                 more = frame.more
         except zmq.Again:
             return None
-        if self.heard is not None and (connection := connection_of(frame)) is not None:
+        if (connection := connection_of(frame)) is not None:
             self.heard.add(connection)
         if more:
             self.passing_over = True
@@ -155,7 +160,7 @@ class DoorSocket:
             ):
                 peer = candidate.getpeername()[0]
                 if peer == frame.get("Peer-Address"):
-                    candidate.shutdown(socket.SHUT_RDWR)
+                    cut_off(candidate)
                     self._cut.append(peer)
 
     def _rebind(self, secret_key: bytes) -> None:

@@ -1,7 +1,8 @@
 """What the daemon may take of memory at most, share by share, before it takes any of it.
 
 Every queue and buffer is bounded in bytes, or in messages of bounded size, so that the sum is a ceiling and no guess.
-Not in it: the kernel's own socket buffers, and connections beyond the numbers that the settings state.
+Not in it: the kernel's own socket buffers, and connections beyond the numbers that the settings state. What these make
+ZeroMQ keep, and messages that never end, is held below the ceiling by cutting them (MemoryCeiling).
 """
 
 from collections.abc import Iterable, Mapping
@@ -76,6 +77,11 @@ class MemoryBudget:
     def bytes(self) -> int:
         return sum(share.bytes for share in self.shares)
 
+    @property
+    def ceiling(self) -> int:
+        """Bytes that the process is to stay below."""
+        return min(self.bytes, self.limit.bytes)
+
     def require(self) -> None:
         """Raise MemoryBudgetError, with the largest shares and their keys, unless all of it fits."""
         if self.bytes <= self.limit.bytes:
@@ -96,8 +102,11 @@ class MemoryBudget:
     def with_resident(self, resident: int, at_rest: Iterable[str] = ("process", "network", "banks")) -> "MemoryBudget":
         """Return the budget with what the loaded daemon was seen to take, where that is above the estimate."""
         estimated = sum(share.bytes for share in self.shares if share.name in at_rest)
-        above = Share("measured above the estimate", max(resident - estimated, 0))
-        return replace(self, shares=(*self.shares, above))
+        return self.with_above(max(resident - estimated, 0))
+
+    def with_above(self, measured: int) -> "MemoryBudget":
+        """Return the budget with `measured` bytes above the estimate."""
+        return replace(self, shares=(*self.shares, Share("measured above the estimate", measured)))
 
 
 def footprints(settings: Settings) -> dict[str, BankFootprint]:

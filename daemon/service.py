@@ -19,7 +19,7 @@ import structlog
 from daemon.authenticator import THREAD_NAME as AUTHENTICATOR
 from daemon.changeover import change_over
 from daemon.config import SecuritySettings, Settings, load_settings
-from daemon.descriptors import DescriptorGuard
+from daemon.door_watch import DoorWatch
 from daemon.endpoints import SERVER_KEY
 from daemon.errors import ConfigError, DaemonError
 from daemon.health import HealthServer
@@ -34,7 +34,6 @@ from daemon.self_watch import SelfWatch
 from daemon.state_folder import StateFolder
 from daemon.stations import Stations, open_stations
 from daemon.telemetry import Telemetry
-from daemon.unfinished import UnfinishedGuard
 from patchcore_engine.errors import PatchcoreError
 
 log = structlog.get_logger()
@@ -67,8 +66,8 @@ class Service:
         self._watch = SelfWatch(telemetry)
         self._crashed: str | None = None
         self._reload: threading.Thread | None = None
-        self._guard: DescriptorGuard | None = None
-        self._unfinished: UnfinishedGuard | None = None
+        self._door_watch: DoorWatch | None = None
+        self._measured_above = 0
         self._banks: Footprints = {}
         self._bell_reader, self._bell_writer = socket.socketpair()
         for end in (self._bell_reader, self._bell_writer):
@@ -98,13 +97,14 @@ class Service:
             self._state, self._telemetry_address = state, health.address if health is not None else ""
             log.info("bound", **self._write_addresses())
             self._warn_of_open_doors()
-            guard = self._guard = DescriptorGuard(
-                stations.open_addresses,
+            watch = self._door_watch = DoorWatch(
+                stations.doors,
                 self._telemetry,
-                needed=OWN_DESCRIPTORS + 2 * self._settings.intake.max_cameras,
+                descriptors_needed=OWN_DESCRIPTORS + 2 * self._settings.intake.max_cameras,
+                ceiling=self._budget().ceiling,
             )
-            resources.callback(guard.close)
-            self._unfinished = UnfinishedGuard(stations.doors, self._telemetry)
+            resources.callback(watch.close)
+            watch.start()
             self._notifier.status("Loading banks")
             stations.pipeline.start()
             # A start that fails closes the sockets, and the threads that use them must have ended before.
@@ -188,22 +188,29 @@ class Service:
     def _load(self) -> None:
         stations = self._stations_or_fail()
         change_over(stations.pipeline, load_recipes(self._settings))
-        self._require(self._budget().with_resident(psutil.Process().memory_info().rss))
+        estimate = self._budget()
+        self._measured_above = estimate.with_resident(psutil.Process().memory_info().rss).bytes - estimate.bytes
+        self._require(self._budget())
 
     def _budget(self) -> MemoryBudget:
-        return memory_budget(self._settings, self._banks, memory_limit(self._settings.service.memory_bytes))
+        """The budget of what serves now."""
+        limit = memory_limit(self._settings.service.memory_bytes)
+        return memory_budget(self._settings, self._banks, limit).with_above(self._measured_above)
 
     def _require(self, budget: MemoryBudget) -> None:
-        """Show the budget, and raise MemoryBudgetError unless it fits."""
-        self._telemetry.set_memory_budget({share.name: share.bytes for share in budget.shares}, budget.limit.bytes)
+        """Take up the budget, and raise MemoryBudgetError unless it fits."""
+        self._take_up(budget)
         budget.require()
+
+    def _take_up(self, budget: MemoryBudget) -> None:
+        self._telemetry.set_memory_budget({share.name: share.bytes for share in budget.shares}, budget.limit.bytes)
+        if self._door_watch is not None:
+            self._door_watch.set_ceiling(budget.ceiling)
 
     def _tick(self) -> None:
         interval_s = TICK_S
         if self._notifier.watchdog_s is not None:
             interval_s = min(interval_s, self._notifier.watchdog_s / 3)
-        if self._unfinished is not None:
-            interval_s = min(interval_s, self._unfinished.interval_s)
         self._bell_reader.settimeout(interval_s)
         with suppress(TimeoutError):
             self._bell_reader.recv(4096)
@@ -216,10 +223,6 @@ class Service:
             failure = run_guarded(self._reload.start)
             if failure is not None:
                 self._tell_of_reload(asked, failure)
-        if self._guard is not None:
-            self._guard.look()
-        if self._unfinished is not None:
-            self._unfinished.look()
         stations = self._stations_or_fail()
         dead = stations.dead_thread()
         if dead is not None and self._crashed is None:
@@ -268,18 +271,25 @@ class Service:
             log.info("keys_changed", server_key=keys.own.public.decode(), **counts)
         # Each time, since it may have failed the last time.
         self._write_addresses()
-        if self._guard is not None:
-            self._guard.find_listeners(stations.open_addresses)
+        if self._door_watch is not None:
+            self._door_watch.find_listeners(stations.open_addresses)
         self._settings = self._settings.model_copy(update={"security": _keys_of(settings, self._settings)})
 
     def _load_beside_the_running(self, settings: Settings) -> None:
         stations = self._stations_or_fail()
         settings = self._settings.model_copy(update={"recipes": settings.recipes, "banks": settings.banks})
         banks = footprints(settings)
-        memory_budget(settings, banks, memory_limit(settings.service.memory_bytes), self._banks).require()
-        change_over(stations.pipeline, load_recipes(settings, stations.pipeline.recipes.extractors()))
-        self._banks = banks
-        self._settings = settings
+        limit = memory_limit(settings.service.memory_bytes)
+        both = memory_budget(settings, banks, limit, self._banks).with_above(self._measured_above)
+        both.require()
+        # The banks that go may be larger than those that come.
+        self._take_up(max(both, self._budget(), key=lambda budget: budget.ceiling))
+        try:
+            change_over(stations.pipeline, load_recipes(settings, stations.pipeline.recipes.extractors()))
+            self._banks = banks
+            self._settings = settings
+        finally:
+            self._take_up(self._budget())
 
     def _warn_of_other_changes(self, settings: Settings) -> None:
         if bool(settings.security.server_key) == bool(self._settings.security.server_key):

@@ -157,7 +157,8 @@ class Telemetry:
         self.connections_granted = counter("connections_granted", "Connections whose key is on the list.", ("list",))
         self.connections_refused = counter("connections_refused", "Connections whose key is not.", ("list",))
         self.unfinished_cut = counter(
-            "unfinished_messages_cut", "Connections cut for messages without end or of far too many parts."
+            "unfinished_messages_cut",
+            "Connections cut for messages without end, or of far too many parts, or when they used the memory budget up.",
         )
         self.doors_without_keys = gauge("doors_without_keys", "Doors that other hosts reach without a key.")
 

@@ -234,3 +234,23 @@ def test_a_reload_that_cant_fit_beside_what_serves_is_refused(
     config.write_text(fitting)
     daemon.signal(signal.SIGHUP)
     assert set(daemon.wait_for("reloaded")["recipes"]) == {"caps", "pins"}
+
+
+def test_the_budget_follows_a_reload(start_daemon: Start, tmp_path: Path) -> None:
+    banks = tmp_path / "banks"
+    fit_sleeping_bank(tmp_path / "a", banks, "caps")
+    config = write_config(tmp_path / "daemon", banks, recipes='[recipes.caps]\nbank = "caps"\ncameras = ["*"]\n')
+    daemon = start_daemon(config=config)
+    sample = 'patchline_memory_budget_bytes{share="banks"}'
+    before = metric(daemon, sample)
+    fit_sleeping_bank(tmp_path / "b", banks, "caps", coreset_ratio=1.0)
+    daemon.signal(signal.SIGHUP)
+    daemon.wait_for("reloaded")
+    settings = load_settings(config)
+    assert metric(daemon, sample) == share(memory_budget(settings, footprints(settings), ROOMY), "banks") > before
+
+
+def test_the_ceiling_is_the_budget_and_never_above_what_there_is(banks_of: Footprints) -> None:
+    budget = budget_of("", banks_of).with_above(3 * MIB)
+    assert budget.ceiling == budget.bytes == budget_of("", banks_of).bytes + 3 * MIB
+    assert replace(budget, limit=MemoryLimit(2**30, "a test")).ceiling == 2**30

@@ -50,10 +50,16 @@ def opening(version: int, kind: str) -> bytes:
 
 
 class RawPeer:
-    """A TCP connection to a door that says what a test tells it to."""
+    """A connection to a door, over TCP or `ipc://`, that says what a test tells it to."""
 
     def __init__(self, address: str) -> None:
-        host, _, port = address.removeprefix("tcp://").rpartition(":")
+        transport, _, rest = address.partition("://")
+        if transport == "ipc":
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.settimeout(PATIENCE_S)
+            self.socket.connect(rest)
+            return
+        host, _, port = rest.rpartition(":")
         self.socket = socket.create_connection((host, int(port)), timeout=PATIENCE_S)
 
     def say(self, data: bytes) -> bool:

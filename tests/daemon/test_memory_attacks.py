@@ -1,0 +1,149 @@
+"""Strangers make ZeroMQ keep what never ends: the daemon stays below its budget, and serves everybody else."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from daemon.config import MIB
+from daemon.sender import FrameSender
+from daemon.verdict_stream import VerdictStream
+from tests.daemon.conftest import DaemonProcess, good_part, write_config
+from tests.daemon.line import PATIENCE_S
+from tests.daemon.serving import Start, frame, metric, page, until
+from tests.daemon.test_memory_ceiling import SLACK_BYTES, budget_of
+from tests.daemon.zmtp import RawPeer, message, part
+
+# The budget is 1.8 GiB, and one connection's largest messages, as parts of no bytes, would take 2.4.
+SMALL_BUDGET = (
+    "[engine]\nbatch_sizes = [1]\n[intake]\nmax_cameras = 2\nmax_frame_bytes = 16777216\n"
+    "[queue]\nbytes = 16777216\nframes = 16\n[publish]\nhigh_water_mark = 10\n"
+)
+EMPTY_PARTS = part(b"", more=True) * 32768
+# What all attackers send before they give up: 6 GiB as parts of no bytes.
+MOST_SENT = 200 * MIB
+# What comes in between two looks, and what others allocate meanwhile.
+MARGIN_BYTES = 150 * MIB
+
+
+class Attack:
+    """Connections that send parts of a message that never ends, all at once, until the daemon has cut every one."""
+
+    def __init__(self, address: str, kind: str, connections: int) -> None:
+        self._peers = [RawPeer(address).greet(kind) for _ in range(connections)]
+        self._threads = [threading.Thread(target=self._send, args=(peer,)) for peer in self._peers]
+        self.sent = 0
+
+    @property
+    def going_on(self) -> bool:
+        return any(thread.is_alive() for thread in self._threads)
+
+    def _send(self, peer: RawPeer) -> None:
+        while self.sent < MOST_SENT and peer.say(EMPTY_PARTS):
+            self.sent += len(EMPTY_PARTS)
+
+    def __enter__(self) -> "Attack":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_args: object) -> None:
+        for thread in self._threads:
+            thread.join()
+        for peer in self._peers:
+            peer.socket.close()
+
+
+class Held:
+    """A daemon's memory; pages of files, which its libraries share with others, are in the peak alone."""
+
+    def __init__(self, daemon: DaemonProcess) -> None:
+        self._status = Path(f"/proc/{daemon.pid}/status")
+        self._begin = self.now
+        Path(f"/proc/{daemon.pid}/clear_refs").write_text("5")
+
+    @property
+    def now(self) -> int:
+        return self._read("RssAnon")
+
+    @property
+    def peak(self) -> int:
+        return self._read("VmHWM") - self._read("RssFile")
+
+    def is_back(self) -> bool:
+        return self.now < self._begin + SLACK_BYTES
+
+    def _read(self, name: str) -> int:
+        (line,) = [line for line in self._status.read_text().splitlines() if line.startswith(f"{name}:")]
+        return int(line.split()[1]) * 1024
+
+
+@contextmanager
+def line_at_work(daemon: DaemonProcess) -> Iterator[None]:
+    """A camera at each door, whose parts are judged one after the other for as long as the body lasts."""
+    ended = threading.Event()
+    failures: list[str] = []
+
+    def work() -> None:
+        with (
+            RawPeer(daemon.addresses["push"]).greet("PUSH") as camera,
+            FrameSender(daemon.addresses["acked"], "cam2") as sender,
+            VerdictStream(daemon.addresses["verdicts"], daemon.addresses["replay"], from_offset=0) as stream,
+        ):
+            seq = 0
+            while not ended.is_set() or seq < 2:
+                if not camera.say(message(*frame("cam1", seq))):
+                    failures.append(f"the camera's connection was cut before part {seq}")
+                    return
+                sender.send(good_part(seq))
+                heard = [stream.next(PATIENCE_S) for _ in range(2)]
+                if not all(verdict is not None and verdict.reason is None for verdict in heard):
+                    failures.append(f"part {seq} wasn't judged: {heard}")
+                    return
+                seq += 1
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+    assert failures == []
+
+
+@pytest.mark.parametrize(
+    ("door", "kind", "connections"), [("push", "PUSH", 1), ("push", "PUSH", 50), ("acked", "DEALER", 8)]
+)
+def test_messages_without_end_never_bring_the_memory_above_its_ceiling(
+    start_daemon: Start, door: str, kind: str, connections: int
+) -> None:
+    daemon = start_daemon(SMALL_BUDGET)
+    held, ceiling = Held(daemon), sum(budget_of(daemon).values())
+    with line_at_work(daemon):
+        with Attack(daemon.addresses[door], kind, connections) as attack:
+            pass
+        assert held.peak < ceiling + MARGIN_BYTES
+        until(held.is_back)
+    assert attack.sent < MOST_SENT
+    cut = daemon.wait_for("memory_ceiling_cut")
+    assert (cut["doors"], cut["peers"]) == ([daemon.addresses[door]], ["127.0.0.1"])
+    assert "without end" in cut["advice"]
+    assert metric(daemon, "patchline_unfinished_messages_cut_total") == connections
+    assert page(daemon, "/healthz")[0] == 200
+
+
+def test_the_ceiling_holds_while_the_banks_are_being_loaded(tmp_path: Path, sleeping_banks: Path) -> None:
+    text = SMALL_BUDGET.replace("[engine]\n", "[engine]\nsleep_ms = 6000\n")
+    daemon = DaemonProcess(write_config(tmp_path / "daemon", sleeping_banks, text))
+    try:
+        daemon.wait_for("bound")
+        held, ceiling = Held(daemon), sum(budget_of(daemon).values())
+        with Attack(daemon.addresses["push"], "PUSH", 1):
+            daemon.wait_for("memory_ceiling_cut")
+        assert not [entry for entry in daemon.log if entry["event"] == "ready"]
+        assert held.peak < ceiling + MARGIN_BYTES
+    finally:
+        daemon.end()
