@@ -14,14 +14,17 @@ from daemon.subscriptions import Subscriptions
 
 log = structlog.get_logger()
 
-# Subscriptions are short; whatever is longer comes from no subscriber of ours.
-MAX_SUBSCRIPTION_BYTES: Final = 4096
+# Topics have 72 bytes at most, and the longest command of a handshake with CURVE 544.
+MAX_SUBSCRIPTION_BYTES: Final = 640
+# That one connection may have waiting inside ZeroMQ.
+SUBSCRIPTIONS_AHEAD: Final = 16
 # Subscription messages handled per call, so that no subscriber can hold the publishing thread.
 SUBSCRIPTIONS_PER_CALL: Final = 256
 LINGER_MS: Final = 500
-# As plain numbers: to look at one of pyzmq's flags takes twice as long as to ask the socket.
-EVENTS: Final = int(zmq.EVENTS)
-POLLIN: Final = int(zmq.POLLIN)
+# ZeroMQ keeps 43 bytes for each byte of a topic. 1,024 topics of the longest names are a third of this.
+MOST_SUBSCRIBED_BYTES: Final = 256 * 1024
+# ZeroMQ looks through the topics of all to forget those of one.
+MOST_SUBSCRIBED_TOGETHER: Final = 2 * 2**20
 
 
 class Publisher:
@@ -48,6 +51,9 @@ class Publisher:
             zmq.XPUB,
             address,
             access,
+            most_unfinished_bytes=MOST_SUBSCRIBED_BYTES,
+            most_unfinished_together=MOST_SUBSCRIBED_TOGETHER,
+            rcvhwm=SUBSCRIPTIONS_AHEAD,
             sndhwm=high_water_mark,
             xpub_verboser=1,
             xpub_nodrop=1,
@@ -57,6 +63,9 @@ class Publisher:
         self._on_behind = on_behind
         self._behind_log = LogLimit()
         self._socket, self.address = self.door.socket, self.door.address
+        # Not the socket's EVENTS: who asks for them holds Python's lock as long as a flood of subscriptions lasts.
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
         self._most_heatmaps = most_heatmaps
         self._subscriptions = Subscriptions()
         self._crowded = False
@@ -91,7 +100,7 @@ class Publisher:
         self.door.change_key_if_asked()
         for _ in range(SUBSCRIPTIONS_PER_CALL):
             # Asking first takes a third of the time that an empty socket's exception does.
-            if not int(self._socket.getsockopt(EVENTS)) & POLLIN:
+            if not self._poller.poll(0):
                 break
             self._subscriptions.note(self._socket.recv(zmq.NOBLOCK, copy=False))
         if self._subscriptions.count():

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -147,3 +147,29 @@ def test_the_ceiling_holds_while_the_banks_are_being_loaded(tmp_path: Path, slee
         assert held.peak < ceiling + MARGIN_BYTES
     finally:
         daemon.end()
+
+
+def test_subscriptions_without_end_are_cut_and_the_daemon_answers_meanwhile(start_daemon: Start) -> None:
+    """ZeroMQ takes them in on the thread that publishes, and keeps 43 bytes for each of their bytes."""
+    daemon = start_daemon(SMALL_BUDGET)
+    held, ceiling = Held(daemon), sum(budget_of(daemon).values())
+    sent = 0
+    with ExitStack() as peers:
+        hostile = [peers.enter_context(RawPeer(daemon.addresses["verdicts"]).greet("SUB")) for _ in range(8)]
+
+        def flood(peer: RawPeer) -> None:
+            nonlocal sent
+            while sent < MOST_SENT and peer.say(
+                b"".join(part(b"\1" + f"{sent + n:0600}"[::-1].encode()) for n in range(100))
+            ):
+                sent += 60_000
+
+        threads = [threading.Thread(target=flood, args=(peer,)) for peer in hostile]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            assert page(daemon, "/healthz")[0] == 200
+    assert daemon.wait_for("unfinished_message_cut")["door"] == daemon.addresses["verdicts"]
+    with line_at_work(daemon):
+        until(held.is_back)
+    assert held.peak < ceiling + MARGIN_BYTES
