@@ -4,7 +4,7 @@ ZeroMQ accepts connections until no descriptor is left, and then spins on those 
 and /metrics find descriptors at all times, the doors' connections live below a limit of their own, SPARE under what the
 system allows. Near that limit the kernel is told to drop the doors' connection requests; and the spare descriptors are
 opened up, so that what waits in the doors' backlogs already is taken in and nothing spins. Requests are dropped as well
-while memory is short, so that whoever was cut for it doesn't come again at once.
+when connections were cut because memory is short, so that these don't come again at once.
 """
 
 import ctypes

@@ -50,4 +50,4 @@ class DoorWatch:
         while not self._stop_asked.wait(self._unfinished.interval_s):
             self._descriptors.look()
             self._unfinished.look()
-            self._descriptors.turn_away(for_memory=self._ceiling.reached)
+            self._descriptors.turn_away(for_memory=self._ceiling.turns_away)

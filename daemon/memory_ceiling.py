@@ -20,6 +20,8 @@ STEP_SHARE: Final = 1 / 64
 WELL_SHARE: Final = 15 / 16
 # ZeroMQ frees 2 GiB of empty parts in a second.
 FREEING_S: Final = 5.0
+# Whoever was cut is kept out for so long, and not for good: if the budget was too low, a camera must get in.
+TURN_AWAY_S: Final = 10.0
 # Subscriptions, and parts that a door passes over, are freed long after their connection was cut.
 GIVE_BACK_FOR_S: Final = 60.0
 GIVE_BACK_EVERY_S: Final = 1.0
@@ -36,7 +38,7 @@ class MemoryCeiling:
         # How many cuts memory has risen through since it was well.
         self.cuts = 0
         self._at_cut = 0
-        self._cut_at = 0.0
+        self._cut_at = self._turn_away_until = 0.0
         self._memory = OwnMemory()
         self._give_back_until = self._give_back_at = 0.0
 
@@ -44,6 +46,11 @@ class MemoryCeiling:
     def reached(self) -> bool:
         """Whether memory was above the ceiling and isn't well below it yet."""
         return self.cuts > 0
+
+    @property
+    def turns_away(self) -> bool:
+        """Whether new connections are to be turned away for now: somebody was just cut."""
+        return self.reached and time.monotonic() < self._turn_away_until
 
     @property
     def interval_s(self) -> float:
@@ -62,11 +69,13 @@ class MemoryCeiling:
         stays = 0 < self.cuts < WAYS and now - self._cut_at > FREEING_S and self.held > self.bytes
         return stays or self.held > self._cut_above
 
-    def note_cut(self) -> None:
-        """A cut was made because of `look`, or there was nothing to cut."""
+    def note_cut(self, connections: int) -> None:
+        """So many connections were cut because of `look`; 0: there was none to cut."""
         self.cuts += 1
         self._at_cut = self.held
         self._cut_at = time.monotonic()
+        if connections:
+            self._turn_away_until = self._cut_at + TURN_AWAY_S
 
     def await_freed(self) -> None:
         """A connection was cut: give back to the system what is freed in the next minute."""

@@ -158,7 +158,7 @@ class Telemetry:
         self.connections_refused = counter("connections_refused", "Connections whose key is not.", ("list",))
         self.unfinished_cut = counter(
             "unfinished_messages_cut",
-            "Connections cut for messages without end, or of far too many parts, or when they used the memory budget up.",
+            "Connections cut for messages without end, of far too many parts, or at the end of the memory budget.",
         )
         self.doors_without_keys = gauge("doors_without_keys", "Doors that other hosts reach without a key.")
 

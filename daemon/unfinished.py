@@ -178,7 +178,7 @@ class UnfinishedGuard:
 
     def _cut_for_memory(self, now: float) -> None:
         cut = [one for one in self._in_the_middle_of_a_message(now) if self._cut(one)]
-        self._ceiling.note_cut()
+        self._ceiling.note_cut(len(cut))
         if cut:
             self._telemetry.unfinished_cut.inc(len(cut))
             self._tell_of_cut(cut)

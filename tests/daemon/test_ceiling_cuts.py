@@ -112,6 +112,7 @@ def test_who_is_in_the_middle_of_a_message_is_cut_and_who_rests_or_sends_whole_o
         guarded.guard.look()
     hostile.wait_for_the_end()
     assert (is_open(resting), is_open(sending), guarded.cut) == (True, True, 1)
+    assert guarded.ceiling.turns_away
     (line,) = logs
     assert (line["event"], line["connections"], line["peers"]) == ("memory_ceiling_cut", 1, ["127.0.0.1"])
     assert line["bytes"] >= 5000
@@ -171,7 +172,7 @@ def test_a_budget_that_was_too_low_costs_nobody_a_connection_and_is_told(opened:
             guarded.guard.look()
         (line,) = logs
         assert line["event"] == "memory_above_budget"
-        assert guarded.cut == 0
+        assert (guarded.cut, guarded.ceiling.turns_away) == (0, False)
         # It stays where it is: nothing to do.
         guarded.ceiling.bytes = MIB * (guarded.ceiling.held // MIB)
         with capture_logs() as logs:
