@@ -12,72 +12,13 @@ from daemon.sender import FrameSender
 from daemon.verdict_stream import VerdictStream
 from tests.daemon.conftest import DaemonProcess, good_part, write_config
 from tests.daemon.line import PATIENCE_S
+from tests.daemon.memory_attack import MOST_SENT, SMALL_BUDGET, Attack
+from tests.daemon.memory_gauge import Held, budget_of
 from tests.daemon.serving import Start, frame, metric, page, until
-from tests.daemon.test_memory_ceiling import SLACK_BYTES, budget_of
 from tests.daemon.zmtp import RawPeer, message, part
 
-# The budget is 1.8 GiB, and one connection's largest messages, as parts of no bytes, would take 2.4.
-SMALL_BUDGET = (
-    "[engine]\nbatch_sizes = [1]\n[intake]\nmax_cameras = 2\nmax_frame_bytes = 16777216\n"
-    "[queue]\nbytes = 16777216\nframes = 16\n[publish]\nhigh_water_mark = 10\n"
-)
-EMPTY_PARTS = part(b"", more=True) * 32768
-# What all attackers send before they give up; of 50 the kernel alone holds 200 MiB.
-MOST_SENT = 800 * MIB
 # What comes in between two looks, and what others allocate meanwhile.
 MARGIN_BYTES = 150 * MIB
-
-
-class Attack:
-    """Connections that send parts of a message that never ends, all at once, until the daemon has cut every one."""
-
-    def __init__(self, address: str, kind: str, connections: int) -> None:
-        self._peers = [RawPeer(address).greet(kind) for _ in range(connections)]
-        self._threads = [threading.Thread(target=self._send, args=(peer,)) for peer in self._peers]
-        self.sent = 0
-
-    @property
-    def going_on(self) -> bool:
-        return any(thread.is_alive() for thread in self._threads)
-
-    def _send(self, peer: RawPeer) -> None:
-        while self.sent < MOST_SENT and peer.say(EMPTY_PARTS):
-            self.sent += len(EMPTY_PARTS)
-
-    def __enter__(self) -> "Attack":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_args: object) -> None:
-        for thread in self._threads:
-            thread.join()
-        for peer in self._peers:
-            peer.socket.close()
-
-
-class Held:
-    """A daemon's memory; pages of files, which its libraries share with others, are in the peak alone."""
-
-    def __init__(self, daemon: DaemonProcess) -> None:
-        self._status = Path(f"/proc/{daemon.pid}/status")
-        self._begin = self.now
-        Path(f"/proc/{daemon.pid}/clear_refs").write_text("5")
-
-    @property
-    def now(self) -> int:
-        return self._read("RssAnon")
-
-    @property
-    def peak(self) -> int:
-        return self._read("VmHWM") - self._read("RssFile")
-
-    def is_back(self) -> bool:
-        return self.now < self._begin + SLACK_BYTES
-
-    def _read(self, name: str) -> int:
-        (line,) = [line for line in self._status.read_text().splitlines() if line.startswith(f"{name}:")]
-        return int(line.split()[1]) * 1024
 
 
 @contextmanager

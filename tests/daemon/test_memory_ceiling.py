@@ -10,19 +10,15 @@ import psutil
 import zmq
 from numpy.typing import NDArray
 
-from daemon.config import MIB, load_settings
-from daemon.memory_budget import MemoryBudget, footprints, memory_budget
-from daemon.memory_limit import MemoryLimit
+from daemon.config import MIB
 from daemon.push_camera import PushCamera
 from patchcore_engine.backbones.sleeping import SleepingExtractor
 from patchcore_engine.bank_store import activate, save
 from patchcore_engine.fit import FitSettings, fit
 from patchcore_engine.images import Geometry, encode_png
 from tests.daemon.conftest import DaemonProcess, good_part, write_config
+from tests.daemon.memory_gauge import SLACK_BYTES, budget_of
 from tests.daemon.serving import Start, metric, until
-
-# The allocator's own, and what the daemon makes of 100 messages.
-SLACK_BYTES = 24 * MIB
 
 
 class Growth:
@@ -43,12 +39,6 @@ class Growth:
     def peak(self) -> int:
         (line,) = [line for line in self._status.read_text().splitlines() if line.startswith("VmHWM:")]
         return int(line.split()[1]) * 1024 - self._begin
-
-
-def budget_of(daemon: DaemonProcess) -> dict[str, int]:
-    settings = load_settings(daemon.config)
-    budget: MemoryBudget = memory_budget(settings, footprints(settings), MemoryLimit(2**40, "a test"))
-    return {share.name: share.bytes for share in budget.shares}
 
 
 def large_part(bytes_: int, *, defect: bool = False) -> NDArray[np.uint8]:

@@ -61,6 +61,8 @@ class RawPeer:
             return
         host, _, port = rest.rpartition(":")
         self.socket = socket.create_connection((host, int(port)), timeout=PATIENCE_S)
+        # What is said in one call comes in packets of its own.
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def say(self, data: bytes) -> bool:
         """Send bytes; False once the daemon has closed the connection."""
