@@ -94,7 +94,8 @@ class UnfinishedGuard:
         self._known: dict[int, _Connection] = {}
         self._looked_at = time.monotonic()
         self._alert = False
-        self._cut_log, self._memory_log, self._budget_log = LogLimit(), LogLimit(), LogLimit()
+        self._cut_log, self._parts_log = LogLimit(), LogLimit()
+        self._memory_log, self._budget_log = LogLimit(), LogLimit()
 
     @property
     def interval_s(self) -> float:
@@ -233,13 +234,14 @@ class UnfinishedGuard:
         cut = door.take_cut()
         if cut or door.passing_over:
             self._ceiling.await_freed()
-        if cut:
-            self._telemetry.unfinished_cut.inc(len(cut))
+        self._telemetry.unfinished_cut.inc(len(cut))
+        if cut and (held_back := self._parts_log.due(len(cut))) is not None:
             log.error(
                 "message_of_many_parts_cut",
                 door=door.address,
-                peers=sorted(set(cut)),
+                peers=sorted(set(cut))[:PEERS_NAMED],
                 connections=len(cut),
+                held_back=held_back,
                 advice=f"They sent messages of more than {MOST_PARTS} parts, which no client of ours does: find that "
                 "program and stop it, or let only known keys in ([security]).",
             )
