@@ -25,8 +25,8 @@ RECONNECT_MAX_MS: Final = 200
 AHEAD_LIMIT: Final = 1000
 # How long verdicts may come and wait here for an answer of replay; a cut network takes it ten seconds to come back.
 REPLAY_SILENT_S: Final = 15.0
-# A longer pause between two verdicts counts as this: the daemon, or whoever reads here, may have been away.
-LONGEST_STEP_S: Final = 5.0
+# A longer pause between two verdicts counts as this: daemon, network, or whoever reads here, may have been away.
+LONGEST_STEP_S: Final = 2.0
 MESSAGES_PER_TURN: Final = 100
 
 
