@@ -46,7 +46,7 @@ def encode_heatmap(verdict: Verdict, judgement: Judgement, kind: HeatmapKind) ->
 def encode_grey_png(levels: NDArray[np.uint8]) -> bytes:
     """Encode uint8 [h, w] as PNG (RFC 2083), each row as its difference to the one above.
 
-    A heat map is smooth and mostly 0: with zlib this takes 2 to 5 times as long for an eighth more bytes; OpenCV's
+    A heat map is smooth and mostly 0: with zlib this takes 2 to 5 times as long for a tenth more bytes; OpenCV's
     encoder, which weighs five filters for every row, takes longer still.
     """
     height, width = levels.shape

@@ -26,10 +26,6 @@ class Attack:
         self._threads = [threading.Thread(target=self._send, args=(peer,)) for peer in self._peers]
         self.sent = 0
 
-    @property
-    def going_on(self) -> bool:
-        return any(thread.is_alive() for thread in self._threads)
-
     def _send(self, peer: RawPeer) -> None:
         while self.sent < self._most and peer.say(self._parts):
             self.sent += len(self._parts)

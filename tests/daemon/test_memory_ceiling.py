@@ -6,7 +6,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
-import psutil
 import zmq
 from numpy.typing import NDArray
 
@@ -17,28 +16,8 @@ from patchcore_engine.bank_store import activate, save
 from patchcore_engine.fit import FitSettings, fit
 from patchcore_engine.images import Geometry, encode_png
 from tests.daemon.conftest import DaemonProcess, good_part, write_config
-from tests.daemon.memory_gauge import SLACK_BYTES, budget_of
+from tests.daemon.memory_gauge import SLACK_BYTES, Growth, budget_of
 from tests.daemon.serving import Start, metric, until
-
-
-class Growth:
-    """How far a daemon's resident memory rises above what it is now."""
-
-    def __init__(self, daemon: DaemonProcess) -> None:
-        self._process = psutil.Process(daemon.pid)
-        self._status = Path(f"/proc/{daemon.pid}/status")
-        self._begin = self._process.memory_info().rss
-        # The kernel's own record of the peak, begun anew.
-        Path(f"/proc/{daemon.pid}/clear_refs").write_text("5")
-
-    @property
-    def now(self) -> int:
-        return int(self._process.memory_info().rss) - self._begin
-
-    @property
-    def peak(self) -> int:
-        (line,) = [line for line in self._status.read_text().splitlines() if line.startswith("VmHWM:")]
-        return int(line.split()[1]) * 1024 - self._begin
 
 
 def large_part(bytes_: int, *, defect: bool = False) -> NDArray[np.uint8]:
