@@ -23,8 +23,8 @@ def test_png_bombs_are_undecodable_and_the_daemon_is_well(start_daemon: Start) -
 
 
 def test_a_batch_of_which_each_picture_is_slow_to_decode_isnt_stuck(start_daemon: Start) -> None:
-    """All of them take three times what `stuck_s` allows on a machine at rest, each a twelfth."""
-    daemon = start_daemon("[engine]\nbatch_sizes = [40]\n[intake]\nwindow = 40\n[service]\nstuck_s = 2\n")
+    """All of them take twice what `stuck_s` allows on a machine at rest, each a twentieth."""
+    daemon = start_daemon("[engine]\nbatch_sizes = [40]\n[intake]\nwindow = 40\n[service]\nstuck_s = 3\n")
     slow = images.encode_png(np.zeros((6000, 8000), np.uint8))
     with Shift(daemon) as shift:
         for _ in range(40):

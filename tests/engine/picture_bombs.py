@@ -146,6 +146,10 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "PNG of 16-bit RGBA that unfolds to 4 GB": lambda: png(
         3000, 3000, colour=6, depth=16, folded=folded_zeros(4_000_000)
     ),
+    "PNG of 8000 x 7999 RGB that unfolds to 16 GB": lambda: png(SIDE, TALL, colour=2, folded=folded_zeros(16_000_000)),
+    "PNG of 500 MB of zeros in 0.5 MB": lambda: png(
+        SIDE, TALL, colour=6, depth=16, folded=zlib.compress(bytes((1 + 8 * SIDE) * TALL), 9)
+    ),
     "PNG of noise with 400 MB of zeros behind it": png_of_noise_and_zeros,
     "PNG of 1,000,000 blocks of nothing": lambda: png(4000, 4000, folded=folded_nothing(1_000_000)),
     "PNG of 1,000,000 pieces": lambda: png(8, 8, before=chunk(b"IDAT", b"") * 1_000_000),

@@ -112,6 +112,17 @@ def test_a_png_of_many_zeros_behind_its_pixels_is_refused_before_it_is_decoded(s
         check_picture(png(4000, 4000, folded=folded_zeros(size)))
 
 
+def test_48_million_blank_grey_pixels_are_read_and_as_many_in_colour_refused() -> None:
+    """No camera sends either; the second takes more than a second to decode, and 150 KB to send."""
+    grey, coloured = (
+        png(8000, 6000, colour=colour, folded=zlib.compress(bytes((1 + 8000 * samples) * 6000)))
+        for colour, samples in ((0, 1), (2, 3))
+    )
+    assert images.decode(grey).shape == (6000, 8000)
+    with pytest.raises(UndecodableImageError, match="all but equal"):
+        check_picture(coloured)
+
+
 def test_a_png_with_a_little_behind_its_pixels_is_read_as_opencv_reads_it() -> None:
     folded = zlib.compress(b"\0" + bytes(50) + bytes(1000)) + b"and more"
     assert images.decode(png(50, 1, folded=folded)).shape == (1, 50)
