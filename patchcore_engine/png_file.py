@@ -9,9 +9,9 @@ less work in all than leaving them to libpng, whose inflate is two to three time
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from mmap import mmap
 from typing import Final
 
+import numpy as np
 from isal import isal_zlib
 from isal.igzip_lib import IsalError
 
@@ -44,7 +44,7 @@ _MOST_STORED: Final = 64 * 2**20
 # A sensor's noise keeps pictures below this ratio. Smoother ones are faster unfolded by libpng, a second time.
 _NOISY: Final = 16
 # What may be kept of pixels whose beginning is smoother, until they are seen to end.
-_SMOOTH_BYTES: Final = 12 * 2**20
+_SMOOTH_BYTES: Final = 8 * 2**20
 # Pixels that fold to less than a sixteenth, beyond which they are no camera's: half a megabyte of file may be 500 MB.
 _MOST_SMOOTH: Final = 48 * 2**20
 _FOLDED_PORTION: Final = 256 * 1024
@@ -119,8 +119,8 @@ class _StoredPixels:
     """A file whose pixels are stored in deflate's blocks, not folded; written piece by piece, as they are unfolded."""
 
     def __init__(self, before: Iterable[memoryview], most_bytes: int) -> None:
-        # Its pages are taken as they are written, and small: to find large ones, as NumPy asks for, may take 30 ms.
-        self._file, self._end = memoryview(mmap(-1, most_bytes)), 0
+        # Its pages are taken as they are written; NumPy asks for large ones: small ones cost a fifth of the decoding.
+        self._file, self._end = np.empty(most_bytes, np.uint8).data, 0
         for part in before:
             self._write(part)
         self._begin, self._end = self._end, self._end + _LENGTH.size
